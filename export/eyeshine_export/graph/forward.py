@@ -1,0 +1,206 @@
+"""The forward pass of a pre-LN tower: fused trunk blocks and an output block that computes one row.
+
+Tokens are a flat matrix [B*T, D] between blocks, so that every linear layer is one Gemm with its bias; only
+attention sees [B, T, D].
+
+In the output block nothing after attention needs the other tokens: query, attention row, output projection and MLP
+are computed for the output row alone, keys and values for all. That is where the time for the gradient comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from eyeshine_export.config import TowerConfig
+from eyeshine_export.graph.ops import Array, Graph
+from eyeshine_export.graph.weights import BlockWeights
+
+__all__ = ["Activated", "Normed", "OutputBlock", "Tokens", "Tower"]
+
+QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Flat tokens [B*T, D] with the length of the token axis (dynamic in text towers)."""
+
+    flat: ir.Value
+    length: int | ir.Value
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A LayerNorm that keeps what its VJP needs: x-hat and 1/sigma."""
+
+    value: ir.Value
+    xhat: ir.Value
+    inverse: ir.Value
+    scale: ir.Value
+
+
+@dataclass(frozen=True)
+class Activated:
+    """An MLP activation with the derivative act'(a) that the VJP needs."""
+
+    value: ir.Value
+    slope: ir.Value
+
+
+@dataclass(frozen=True)
+class OutputBlock:
+    """What the output block yields; the row axis is gone.
+
+    Attributes:
+        query: [B, D].  keys, values: [B, T, D].  attention: [B, H, T].
+        norm1: of the output row [B, D] (only where a deeper VJP asks).  norm2, norm3: of the row, before MLP and head.
+        act: of the row [B, F].
+        out: the row after the block [B, D].
+    """
+
+    query: ir.Value
+    keys: ir.Value
+    values: ir.Value
+    attention: ir.Value
+    norm2: Normed
+    act: Activated
+    out: ir.Value
+
+
+class Tower:
+    """Appends one tower's operators to a graph.
+
+    Args:
+        graph: the graph under construction.
+        config: sizes, activation, eps.
+        causal: whether a token attends to earlier tokens only.
+    """
+
+    def __init__(self, graph: Graph, config: TowerConfig, *, causal: bool) -> None:
+        self.g, self.config, self.causal = graph, config, causal
+        heads, width = config.heads, config.width
+        self.scale = float((width // heads) ** -0.5)
+        # Column h selects the channels of head h. Multiplying by it turns per-head products of one row into plain
+        # matrix products over all channels, with no transposed copy of the keys or values.
+        self.head_mask = np.repeat(np.eye(heads, dtype=graph.dtype), width // heads, axis=0)
+
+    # -- pieces ------------------------------------------------------------------------------------------------
+
+    def weight(self, name: str, array: Array) -> ir.Value:
+        return self.g.weight(name, array)
+
+    def pair(self, name: str, pair: tuple[Array, Array]) -> tuple[ir.Value, ir.Value]:
+        return self.weight(f"{name}.weight", pair[0]), self.weight(f"{name}.bias", pair[1])
+
+    def norm(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> ir.Value:
+        return self.g.layer_norm(x, *self.pair(name, pair), eps=self.config.eps)
+
+    def norm_kept(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> Normed:
+        """LayerNorm from plain operators; LayerNormalization's optional statistics do not run on every engine."""
+        g = self.g
+        scale, bias = self.pair(name, pair)
+        centred = g.sub(x, g.mean(x))
+        variance = g.mean(g.mul(centred, centred))
+        inverse = g.op("Reciprocal", g.op("Sqrt", g.add(variance, g.constant(self.config.eps))))
+        xhat = g.mul(centred, inverse)
+        return Normed(g.add(g.mul(xhat, scale), bias), xhat, inverse, scale)
+
+    def linear(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> ir.Value:
+        return self.g.linear(x, *self.pair(name, pair))
+
+    def activation(self, a: ir.Value) -> ir.Value:
+        g = self.g
+        if self.config.activation == "gelu":
+            return g.op("Gelu", a)
+        return g.mul(a, g.op("Sigmoid", g.mul(a, g.constant(QUICK))))
+
+    def activation_kept(self, a: ir.Value) -> Activated:
+        """The activation with its derivative: QuickGELU' = s(1 + 1.702a(1-s)), erf-GELU' = Phi(a) + a phi(a)."""
+        g = self.g
+        one = g.constant(1.0)
+        if self.config.activation == "quick_gelu":
+            scaled = g.mul(a, g.constant(QUICK))
+            s = g.op("Sigmoid", scaled)
+            value = g.mul(a, s)
+            return Activated(value, g.mul(s, g.add(one, g.mul(scaled, g.sub(one, s)))))
+        phi = g.op("Exp", g.mul(g.mul(a, a), g.constant(-0.5)))
+        density = g.mul(phi, g.constant(float(1 / np.sqrt(2 * np.pi))))
+        cumulative = g.mul(g.add(g.op("Erf", g.mul(a, g.constant(float(np.sqrt(0.5))))), one), g.constant(0.5))
+        return Activated(g.mul(a, cumulative), g.add(cumulative, g.mul(a, density)))
+
+    def tokens3d(self, flat: ir.Value, length: int | ir.Value) -> ir.Value:
+        return self.g.reshape(flat, -1, length, self.config.width)
+
+    # -- blocks ------------------------------------------------------------------------------------------------
+
+    def project_qkv(self, tokens: Tokens, block: BlockWeights) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Query, key, value as flat matrices. Three Gemms: Attention takes them apart anyway, so no split copy."""
+        normed = self.norm(tokens.flat, f"{block.name}.norm1", block.norm1)
+        query = self.linear(normed, f"{block.name}.query", block.query)
+        key = self.linear(normed, f"{block.name}.key", block.key)
+        value = self.linear(normed, f"{block.name}.value", block.value)
+        return query, key, value
+
+    def fused_attention(self, q: ir.Value, k: ir.Value, v: ir.Value, length: int | ir.Value) -> ir.Value:
+        heads = self.config.heads
+        attended = self.g.op(
+            "Attention",
+            *(self.tokens3d(x, length) for x in (q, k, v)),
+            q_num_heads=heads,
+            kv_num_heads=heads,
+            scale=self.scale,
+            is_causal=int(self.causal),
+        )
+        return self.g.reshape(attended, -1, self.config.width)
+
+    def trunk_block(self, tokens: Tokens, block: BlockWeights) -> Tokens:
+        """A whole block for all tokens, attention fused."""
+        q, k, v = self.project_qkv(tokens, block)
+        mixed = self.fused_attention(q, k, v, tokens.length)
+        return Tokens(self.mlp_residual(self.out_residual(tokens.flat, mixed, block), block), tokens.length)
+
+    def out_residual(self, x: ir.Value, mixed: ir.Value, block: BlockWeights) -> ir.Value:
+        return self.g.add(x, self.linear(mixed, f"{block.name}.out", block.out))
+
+    def mlp_residual(self, y: ir.Value, block: BlockWeights) -> ir.Value:
+        normed = self.norm(y, f"{block.name}.norm2", block.norm2)
+        hidden = self.activation(self.linear(normed, f"{block.name}.expand", block.expand))
+        return self.g.add(y, self.linear(hidden, f"{block.name}.project", block.project))
+
+    def row_attention(self, query: ir.Value, keys: ir.Value, mask: ir.Value | None) -> ir.Value:
+        """Attention of one query row [B, D] over keys [B, T, D] -> [B, H, T]; mask [B, 1, T] is added."""
+        g = self.g
+        selected = g.mul(g.unsqueeze(query, 2), g.constant(self.head_mask * self.scale))
+        scores = g.transpose(g.matmul(keys, selected), 0, 2, 1)
+        return g.softmax(scores if mask is None else g.add(scores, mask))
+
+    def row_mix(self, attention: ir.Value, values: ir.Value) -> ir.Value:
+        """Attention [B, H, T] times values [B, T, D], each head its own channels -> [B, D]."""
+        g = self.g
+        return g.sum(g.mul(g.matmul(attention, values), g.constant(self.head_mask.T)), 1)
+
+    def output_block(
+        self, tokens: Tokens, row: ir.Value, normed: ir.Value, normed_row: ir.Value, block: BlockWeights,
+        mask: ir.Value | None,
+    ) -> OutputBlock:  # fmt: skip
+        """The block whose only needed output is one row.
+
+        Args:
+            tokens: all tokens before the block.
+            row: the row before the block [B, D].
+            normed: LN1 of all tokens, flat [B*T, D].
+            normed_row: LN1 of the row [B, D].
+            mask: added to the row's scores [B, 1, T], or None.
+        """
+        name = block.name
+        query = self.linear(normed_row, f"{name}.query", block.query)
+        keys = self.tokens3d(self.linear(normed, f"{name}.key", block.key), tokens.length)
+        values = self.tokens3d(self.linear(normed, f"{name}.value", block.value), tokens.length)
+        attention = self.row_attention(query, keys, mask)
+        y = self.out_residual(row, self.row_mix(attention, values), block)
+        norm2 = self.norm_kept(y, f"{name}.norm2", block.norm2)
+        act = self.activation_kept(self.linear(norm2.value, f"{name}.expand", block.expand))
+        out = self.g.add(y, self.linear(act.value, f"{name}.project", block.project))
+        return OutputBlock(query, keys, values, attention, norm2, act, out)

@@ -1,0 +1,255 @@
+"""Whole graphs: ``encode``, ``image`` (last block explained), ``deep`` (K blocks explained), ``text``.
+
+One builder makes every tower from three settings: mask (none or causal), the row that carries the output (class token
+or end-of-text), and head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from eyeshine_export.config import ClipConfig, TextConfig, VisionConfig
+from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
+from eyeshine_export.graph.ops import Graph
+from eyeshine_export.graph.vjp import Head, RowVjp, Vjp
+from eyeshine_export.graph.weights import BlockWeights, TextWeights, VisionWeights
+
+__all__ = ["encode_graph", "explain_graph", "text_graph"]
+
+
+def encode_graph(config: ClipConfig, weights: VisionWeights, dtype: type[np.floating] = np.float32) -> ir.Model:
+    """pixels -> embedding, with the last block cut to the class row."""
+    tower, tokens = _vision_tower(config, weights, dtype)
+    for block in weights.blocks[:-1]:
+        tokens = tower.trunk_block(tokens, block)
+    output = _class_output_block(tower, tokens, weights.blocks[-1])
+    head = _head(tower, "visual", output.out, weights)
+    tower.g.output("embedding", head.unit, ["B", config.embed_dim])
+    return _finish(tower.g, "encode", "pixels to image embedding")
+
+
+def explain_graph(
+    config: ClipConfig, weights: VisionWeights, layers: int = 1, dtype: type[np.floating] = np.float32
+) -> ir.Model:
+    """pixels and text -> embedding, similarity and the signals of the last ``layers`` blocks."""
+    tower, tokens = _vision_tower(config, weights, dtype)
+    g, blocks, depth = tower.g, weights.blocks, len(weights.blocks)
+    text, similarity_dims = g.input("text", ["P", config.embed_dim]), ["B", "P"]
+    for block in blocks[: depth - layers]:
+        tokens = tower.trunk_block(tokens, block)
+    lowest = _LowestBlock(tower, tokens, blocks[depth - layers]) if layers > 1 else None
+    if lowest is not None:
+        tokens = lowest.out
+    dense: list[DenseBlock] = []
+    for block in blocks[depth - layers + 1 : -1] if layers > 2 else ():
+        dense.append(dense_forward(tower, tokens, block))
+        tokens = dense[-1].out
+    output = _class_output_block(tower, tokens, blocks[-1])
+    head = _head(tower, "visual", output.out, weights)
+
+    unit_text = _unit(g, text)[0]
+    similarity = g.op("Gemm", head.unit, unit_text, transB=1)
+    vjp = Vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
+    top = vjp.head(head, unit_text, similarity)
+    gradients = _gradients(vjp, top, _Stack(blocks[depth - layers :], lowest, dense, output, tokens))
+
+    g.output("embedding", head.unit, ["B", config.embed_dim])
+    g.output("similarity", similarity, similarity_dims)
+    explained = [x for x in (lowest, *dense) if x is not None]
+    _signals(tower, config.vision, explained, output, gradients)
+    name = "image" if layers == 1 else "deep"
+    return _finish(g, name, f"pixels and text vectors to similarity, signals and gradient of {layers} block(s)")
+
+
+def text_graph(config: ClipConfig, weights: TextWeights, dtype: type[np.floating] = np.float32) -> ir.Model:
+    """tokens -> text embedding; the last block computes the end-of-text row only.
+
+    The token axis is dynamic: what stands after the last end-of-text token can be left out by the caller.
+    """
+    g = Graph(dtype)
+    tower = Tower(g, config.text, causal=True)
+    ids = g.input("tokens", ["P", "L"], ir.DataType.INT64)
+    count, length = g.shape(ids, 0), g.shape(ids, 1)
+    embedded = g.op("Gather", tower.weight("text.token_embedding", weights.token_embedding), ids, axis=0)
+    positions = g.op("Slice", tower.weight("text.positions", weights.positions), g.integers(0), length, g.integers(0))
+    tokens = Tokens(g.reshape(g.add(embedded, positions), -1, config.text.width), length)
+    for block in weights.blocks[:-1]:
+        tokens = tower.trunk_block(tokens, block)
+
+    end = _end_row(g, ids, config.text)
+    row_index = g.reshape(end, count, 1)
+    later = g.op("Greater", g.op("Range", _scalar(g, 0), g.op("Squeeze", length), _scalar(g, 1)), row_index)
+    mask = g.unsqueeze(g.op("Where", later, g.constant(float("-inf")), g.constant(0.0)), 1)
+    last = weights.blocks[-1]
+    normed = tower.norm(tokens.flat, f"{last.name}.norm1", last.norm1)
+
+    def take(flat: ir.Value) -> ir.Value:
+        return g.op("GatherND", tower.tokens3d(flat, length), row_index, batch_dims=1)
+
+    output = tower.output_block(tokens, take(tokens.flat), normed, take(normed), last, mask)
+    head = _head(tower, "text", output.out, weights)
+    g.output("text_embedding", head.unit, ["P", config.embed_dim])
+    return _finish(g, "text", "token ids to text embedding")
+
+
+# -- parts -----------------------------------------------------------------------------------------------------
+
+
+class _LowestBlock:
+    """The lowest of several explained blocks: a trunk block whose class row is looked at as well.
+
+    Everything after its attention is token-wise, so its gradient is again a one-token VJP.
+    """
+
+    def __init__(self, tower: Tower, tokens: Tokens, block: BlockWeights) -> None:
+        q, k, v = tower.project_qkv(tokens, block)
+        y = tower.out_residual(tokens.flat, tower.fused_attention(q, k, v, tokens.length), block)
+        self.out = Tokens(tower.mlp_residual(y, block), tokens.length)
+        self.query, self.keys, self.values = (tower.tokens3d(x, tokens.length) for x in (q, k, v))
+        self.class_attention = tower.row_attention(_class_row(tower, q, tokens.length), self.keys, None)
+        self.norm2 = tower.norm_kept(_class_row(tower, y, tokens.length), f"{block.name}.norm2", block.norm2)
+        self.act = tower.activation_kept(tower.linear(self.norm2.value, f"{block.name}.expand", block.expand))
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The explained blocks: weights ascending, what their forward kept, and the tokens before the last one."""
+
+    weights: tuple[BlockWeights, ...]
+    lowest: _LowestBlock | None
+    dense: list[DenseBlock]
+    output: OutputBlock
+    before_output: Tokens
+
+
+def _gradients(vjp: Vjp, cotangent: ir.Value, stack: _Stack) -> list[ir.Value]:
+    """dc/dO[class] of every explained block, ascending, each [B, P, D], from dc/dZ[class] of the last."""
+    row = vjp.row(stack.weights[-1], cotangent, stack.output.norm2, stack.output.act)
+    if stack.lowest is None:
+        return [row.gradient]
+    if stack.dense:
+        above, class_cotangent = _through_dense(vjp, row, stack)
+    else:
+        tokens, last = stack.before_output, stack.weights[-1]
+        class_tokens = _class_row(vjp.tower, tokens.flat, tokens.length)
+        norm1 = vjp.tower.norm_kept(class_tokens, f"{last.name}.norm1", last.norm1)
+        above, class_cotangent = [], vjp.class_row_input(last, row, stack.output, norm1)
+    lowest = vjp.row(stack.weights[0], class_cotangent, stack.lowest.norm2, stack.lowest.act)
+    return [lowest.gradient, *above, row.gradient]
+
+
+def _through_dense(vjp: Vjp, row: RowVjp, stack: _Stack) -> tuple[list[ir.Value], ir.Value]:
+    """From the last block's row down through the dense blocks: their gradients, and dc/dX[class] below them."""
+    tower, tokens, last = vjp.tower, stack.before_output, stack.weights[-1]
+    assert isinstance(tokens.length, int)
+    down = DenseVjp(vjp, tokens.length)
+    norm1 = tower.norm_kept(tower.tokens3d(tokens.flat, tokens.length), f"{last.name}.norm1", last.norm1)
+    cotangent = down.from_output_block(last, row, stack.output, norm1)
+    gradients: list[ir.Value] = []
+    for index in range(len(stack.dense) - 1, -1, -1):
+        weights, block = stack.weights[1 + index], stack.dense[index]
+        middle, out = down.middle(weights, cotangent, block)
+        gradients.insert(0, vjp.g.first(out, 2))
+        send = down.input if index else down.class_input
+        cotangent = send(weights, middle, out, block)
+    return gradients, cotangent
+
+
+def _signals(
+    tower: Tower,
+    vision: VisionConfig,
+    explained: list[_LowestBlock | DenseBlock],
+    output: OutputBlock,
+    gradients: list[ir.Value],
+) -> None:
+    """Declare the per-block outputs, stacked along K in ascending order of blocks."""
+    g = tower.g
+    width, heads = vision.width, vision.heads
+    count, length = len(gradients), 1 + vision.grid[0] * vision.grid[1]
+
+    def stack(values: list[ir.Value], axis: int) -> ir.Value:
+        return g.concat([g.unsqueeze(value, axis) for value in values], axis)
+
+    attention = [g.first(x.attention, 2) if isinstance(x, DenseBlock) else x.class_attention for x in explained]
+    queries = [g.first(x.query, 1) for x in explained]
+    g.output("class_query", stack([*queries, output.query], 1), ["B", count, width])
+    g.output("keys", stack([*(x.keys for x in explained), output.keys], 1), ["B", count, length, width])
+    g.output("values", stack([*(x.values for x in explained), output.values], 1), ["B", count, length, width])
+    g.output("class_attention", stack([*attention, output.attention], 1), ["B", count, heads, length])
+    g.output("gradient", stack(gradients, 2), ["B", "P", count, width])
+
+
+def _vision_tower(config: ClipConfig, weights: VisionWeights, dtype: type[np.floating]) -> tuple[Tower, Tokens]:
+    """The image tower up to the first block: pixels -> tokens."""
+    vision = config.vision
+    g = Graph(dtype)
+    tower = Tower(g, vision, causal=False)
+    (rows, columns), (patch_h, patch_w) = vision.grid, vision.patch_size
+    pixels = g.input("pixels", ["B", 3, *vision.image_size])
+    if vision.image_size[0] % patch_h or vision.image_size[1] % patch_w:
+        pixels = g.slice(g.slice(pixels, 2, 0, rows * patch_h), 3, 0, columns * patch_w)
+    # A convolution with stride = kernel is this reshape and one Gemm, without im2col and the transpose after it.
+    patches = g.transpose(g.reshape(pixels, -1, 3, rows, patch_h, columns, patch_w), 0, 2, 4, 1, 3, 5)
+    flat = g.op(
+        "Gemm", g.reshape(patches, -1, 3 * patch_h * patch_w), tower.weight("visual.patch", weights.patch), transB=1
+    )
+    embedded = g.add(tower.tokens3d(flat, rows * columns), tower.weight("visual.positions", weights.positions))
+    class_token = g.op(
+        "Expand",
+        tower.weight("visual.class_token", weights.class_token.reshape(1, 1, -1)),
+        g.concat([g.shape(embedded, 0), g.integers(1, 1)], 0),
+    )
+    length = 1 + rows * columns
+    tokens = g.reshape(g.concat([class_token, embedded], 1), -1, vision.width)
+    if weights.pre_norm is not None:
+        tokens = tower.norm(tokens, "visual.pre_norm", weights.pre_norm)
+    return tower, Tokens(tokens, length)
+
+
+def _class_output_block(tower: Tower, tokens: Tokens, block: BlockWeights) -> OutputBlock:
+    normed = tower.norm(tokens.flat, f"{block.name}.norm1", block.norm1)
+    row = _class_row(tower, tokens.flat, tokens.length)
+    normed_row = _class_row(tower, normed, tokens.length)
+    return tower.output_block(tokens, row, normed, normed_row, block, None)
+
+
+def _head(tower: Tower, name: str, row: ir.Value, weights: TextWeights | VisionWeights) -> Head:
+    """LayerNorm, projection and length of one row [B, D]."""
+    g = tower.g
+    norm = tower.norm_kept(row, f"{name}.final_norm", weights.final_norm)
+    projection = tower.weight(f"{name}.projection", weights.projection)
+    unit, inverse = _unit(g, g.op("Gemm", norm.value, projection))
+    return Head(norm, projection, unit, inverse)
+
+
+def _unit(g: Graph, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """x/|x| and 1/|x| along the last axis."""
+    inverse = g.op("Reciprocal", g.op("Sqrt", g.sum(g.mul(x, x), -1, keep=True)))
+    return g.mul(x, inverse), inverse
+
+
+def _end_row(g: Graph, ids: ir.Value, text: TextConfig) -> ir.Value:
+    """Index of the end-of-text token of each text [P]."""
+    scores = ids
+    if text.end_id is not None:
+        scores = g.op("Cast", g.op("Equal", ids, g.integers(text.end_id)), to=ir.DataType.INT64.value)
+    return g.op("ArgMax", scores, axis=1, keepdims=0)
+
+
+def _class_row(tower: Tower, flat: ir.Value, length: int | ir.Value) -> ir.Value:
+    return tower.g.first(tower.tokens3d(flat, length), 1)
+
+
+def _scalar(g: Graph, value: int) -> ir.Value:
+    return g.op("Squeeze", g.integers(value))
+
+
+def _finish(g: Graph, name: str, doc: str) -> ir.Model:
+    model = g.model(f"eyeshine.{name}", doc)
+    RemoveUnusedNodesPass()(model)
+    return model

@@ -1,0 +1,53 @@
+"""The named tensors that a graph takes and yields, with their dimensions.
+
+Written once, used by the exporter that names the outputs and by the runtime that reads them.
+Dimensions: B images, P prompts, E joint embedding, D width, H heads, N = h*w patches, T = 1 + N tokens,
+K explained blocks in ascending order, L text tokens, X, Y input pixels. A signal that has a K axis comes with its
+own block range in the manifest, because a later graph may yield different signals for different blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["SIGNALS", "Signal"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One named tensor.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        dims: the names of its axes.
+        dtype: NumPy's name of its element type.
+        meaning: what it holds, with units or range.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    meaning: str
+
+    @property
+    def per_block(self) -> bool:
+        """Whether it has an axis over explained blocks."""
+        return "K" in self.dims
+
+
+_ALL = (
+    Signal("pixels", ("B", "3", "Y", "X"), "float32", "raw RGB in 0..1; mean and std are inside the graph"),
+    Signal("text", ("P", "E"), "float32", "text vectors in the joint space, of any length"),
+    Signal("tokens", ("P", "L"), "int64", "token ids, start ... end, padded"),
+    Signal("embedding", ("B", "E"), "float32", "image embedding, L2-normalised"),
+    Signal("text_embedding", ("P", "E"), "float32", "text embedding, L2-normalised"),
+    Signal("similarity", ("B", "P"), "float32", "cosine of image and text, -1..1, without logit scale"),
+    Signal("class_query", ("B", "K", "D"), "float32", "query of the class token, heads concatenated, not scaled"),
+    Signal("keys", ("B", "K", "T", "D"), "float32", "keys of all tokens, heads concatenated"),
+    Signal("values", ("B", "K", "T", "D"), "float32", "values of all tokens, heads concatenated"),
+    Signal("class_attention", ("B", "K", "H", "T"), "float32", "attention row of the class token, sums to 1 over T"),
+    Signal("gradient", ("B", "P", "K", "D"), "float32", "d cosine / d O[class token], O before the output projection"),
+)
+
+SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}
