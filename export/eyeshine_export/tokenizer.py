@@ -88,7 +88,7 @@ def _any_case(word: str) -> str:
 
 def _ranges(pattern: str, source: Any) -> str:
     """The characters that open_clip's regular expressions match with ``pattern``, as ranges of a character class."""
-    import regex
+    from open_clip.tokenizer import re as regex  # the library that open_clip itself splits with
 
     characters = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
     runs = regex.findall(pattern, characters, flags=source.pat.flags)

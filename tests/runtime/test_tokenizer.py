@@ -9,12 +9,13 @@ from pathlib import Path
 import ftfy
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from eyeshine.clean import clean_clip, clean_lower
 from eyeshine.errors import BundleError, OptionError, TextError
 from eyeshine.tokenizer import Tokenizer
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 SCRIPTS = (
     (0x20, 0x7E), (0xA0, 0x24F), (0x250, 0x36F), (0x370, 0x3FF), (0x400, 0x52F), (0x530, 0x58F), (0x590, 0x5FF),
@@ -25,14 +26,22 @@ SCRIPTS = (
 )  # fmt: skip
 ODD = (
     "", " ", "\t\n \r\n", "   leading and trailing   ", "line\nbreak\r\nand\u2028others\u2029\x0b\x0c\x85",
-    "it's we're I'VE don'T he'LL I'd I'M 'RE 'ſ ''s", "snake_case __x__ a_1", "12345 3.14 ½ ② Ⅷ ٣", "x" * 900, "a b " * 200,
-    "&amp;", "&amp;amp;lt;b&amp;amp;gt;", "&lt;b&gt; &amp;", "<b>&amp;amp;</b>", "a &amp;\n<i>\n&amp;amp;", "this&not that",
-    "&EACUTE;&NTILDE; &SZLIG; &nTILDE; &Jscr;", "&#233;&#xe9;&#XE9; &#59; &#38;#59; &#0; &#x80; &#xd800; &#x110000;",
-    "&CounterClockwiseContourIntegral; &notanentity; &#; &;", "“curly” ‘quotes’ ‚low„ ʼn ŉ", "ﬁ ﬂ ﬀ ﬃ ﬄ ﬅ ﬆ Ǆ ǆ Ĳ ĳ",
-    "ＬＯＵＤ　ＮＯＩＳＥＳ Ｕﾀｰﾝ ｶﾞ", "e\u0301 o\u0308 A\u030a", "İstanbul ǅ ΑΣ ß ẞ K Å", "\x00\x07\x1b\x7f\ufeffx\ufffc\u206a",
-    "\x1b[31mred\x1b[0m \x1b[1;٣2mX \x1b[\x1b[0mm", "\ud83d\ude00 \ud83d x\udc00 \udc00\ud83d", "\ud83d", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪",
-    "<start_of_text>a cat<end_of_text>", "!<end_of_text>", "<START_OF_TEXT> <End_Of_Text><start_of_text>", "<end of_text>",
-    "<ſtart_of_text> <start_of <end_of_text", "&lt;start_of_text&gt;", "\u0345 α\u0345 ⓐⒷ", "\x81\x8d\x90", "a\x96b\x85",
+    "it's we're I'VE don'T he'LL I'd I'M 'RE 'ſ ''s", "snake_case __x__ a_1",
+    "12345 3.14 ½ ② Ⅷ ٣", "x" * 900, "a b " * 200,
+    "&amp;", "&amp;amp;lt;b&amp;amp;gt;", "&lt;b&gt; &amp;", "<b>&amp;amp;</b>",
+    "a &amp;\n<i>\n&amp;amp;", "this&not that",
+    "&EACUTE;&NTILDE; &SZLIG; &nTILDE; &Jscr;",
+    "&#233;&#xe9;&#XE9; &#59; &#38;#59; &#0; &#x80; &#xd800; &#x110000;",
+    "&CounterClockwiseContourIntegral; &notanentity; &#; &;", "“curly” ‘quotes’ ‚low„ ʼn ŉ",
+    "ﬁ ﬂ ﬀ ﬃ ﬄ ﬅ ﬆ Ǆ ǆ Ĳ ĳ",
+    "ＬＯＵＤ　ＮＯＩＳＥＳ Ｕﾀｰﾝ ｶﾞ", "e\u0301 o\u0308 A\u030a", "İstanbul ǅ ΑΣ ß ẞ K Å",
+    "\x00\x07\x1b\x7f\ufeffx\ufffc\u206a",
+    "\x1b[31mred\x1b[0m \x1b[1;٣2mX \x1b[\x1b[0mm", "\ud83d\ude00 \ud83d x\udc00 \udc00\ud83d",
+    "\ud83d", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪",
+    "<start_of_text>a cat<end_of_text>", "!<end_of_text>",
+    "<START_OF_TEXT> <End_Of_Text><start_of_text>", "<end of_text>",
+    "<ſtart_of_text> <start_of <end_of_text", "&lt;start_of_text&gt;", "\u0345 α\u0345 ⓐⒷ",
+    "\x81\x8d\x90", "a\x96b\x85",
 )  # fmt: skip
 CAPTIONS = tuple(
     f"{start} {colour} {thing}{end}"

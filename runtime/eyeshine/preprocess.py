@@ -1,0 +1,172 @@
+"""From an image to the graph's input, as open_clip prepares it: resize, crop at the centre, scale to 0..1.
+
+Mean and standard deviation are not here: the graph holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import ImageError, OptionError
+
+__all__ = ["CropBox", "Interpolation", "Prepared", "Preprocess", "Resize"]
+
+Resize = Literal["shortest", "squash"]
+"""``"shortest"``: cover the input size, keep the proportions, crop the centre. ``"squash"``: stretch to the size."""
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MAX_RESIZED = 64_000_000  # pixels of the resized image before the crop, 256 MB in Pillow
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """The region of an image that the model saw, in pixels of that image (pixel i covers i..i+1).
+
+    Args:
+        y0: upper edge.
+        y1: lower edge.
+        x0: left edge.
+        x1: right edge.
+        height: of the image.
+        width: of the image.
+
+    Raises:
+        OptionError: an empty region, or one outside the image.
+    """
+
+    y0: float
+    y1: float
+    x0: float
+    x1: float
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.y0 < self.y1 <= self.height and 0 <= self.x0 < self.x1 <= self.width):
+            got = f"rows {self.y0}..{self.y1}, columns {self.x0}..{self.x1}"
+            raise OptionError("not a region of the image", got=got, allowed=f"within {self.height}x{self.width}")
+
+    @classmethod
+    def whole(cls, height: int, width: int) -> CropBox:
+        """The whole of an image."""
+        return cls(0.0, float(height), 0.0, float(width), height, width)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image as the graph wants it.
+
+    Args:
+        pixels: float32 ``[3, h, w]``, RGB in 0..1.
+        crop: the region of the image that they show.
+    """
+
+    pixels: NDArray[np.float32]
+    crop: CropBox
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a model's images are prepared; equal to open_clip's ``image_transform(is_train=False)`` before ``Normalize``.
+
+    Args:
+        size: height and width of the graph's input, in pixels.
+        resize: see :data:`Resize`.
+        interpolation: the resampling filter, always with antialiasing. open_clip resamples bicubically, whatever is
+            set, where ``resize`` is ``"shortest"`` and the input is not square; so does this.
+
+    Raises:
+        OptionError: a size or a name outside what is allowed.
+    """
+
+    size: tuple[int, int]
+    resize: Resize = "shortest"
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.size, tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in self.size)
+        if not whole or len(self.size) != 2 or not all(1 <= n <= 4096 for n in self.size):
+            raise OptionError("not an input size", got=repr(self.size), allowed="(height, width), each 1..4096")
+        if self.resize not in get_args(Resize):
+            raise OptionError("unknown way to resize", got=repr(self.resize), allowed=", ".join(get_args(Resize)))
+        if self.interpolation not in get_args(Interpolation):
+            allowed = ", ".join(get_args(Interpolation))
+            raise OptionError("unknown interpolation", got=repr(self.interpolation), allowed=allowed)
+
+    def as_manifest(self) -> dict[str, Any]:
+        """Plain values for a bundle's manifest; :meth:`from_manifest` reads them."""
+        return {"size": list(self.size), "resize": self.resize, "interpolation": self.interpolation}
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, Any]) -> Preprocess:
+        """The reverse of :meth:`as_manifest`.
+
+        Raises:
+            OptionError: missing or unknown keys, or values outside what is allowed.
+        """
+        keys = {"size", "resize", "interpolation"}
+        if set(values) != keys:
+            raise OptionError("not image settings", got=sorted(values), allowed=f"exactly {sorted(keys)}")
+        size = values["size"]
+        return cls(tuple(size) if isinstance(size, list) else size, values["resize"], values["interpolation"])
+
+    def prepare(self, image: NDArray[np.uint8]) -> Prepared:
+        """Resize, crop and scale an image.
+
+        Args:
+            image: uint8 ``[H, W, 3]``, RGB.
+
+        Returns:
+            The graph's input, and the region of ``image`` that it shows.
+
+        Raises:
+            ImageError: not uint8 ``[H, W, 3]``, or an image so elongated that resizing it would fill the memory.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ImageError("not an RGB image", got=f"{image.dtype} {list(image.shape)}", allowed="uint8 [H,W,3]")
+        height, width = image.shape[:2]
+        rows, columns = self._resized(height, width)
+        if rows * columns > _MAX_RESIZED:
+            raise ImageError("the image is too elongated", got=f"{width}x{height}", cure="crop it to what matters")
+        (h, w), top, left = self.size, _centre(rows, self.size[0]), _centre(columns, self.size[1])
+        resized = _resample(image, rows, columns, self._filter())[top : top + h, left : left + w]
+        pixels = np.empty((3, h, w), np.float32)
+        np.divide(resized.transpose(2, 0, 1), np.float32(255), out=pixels)
+        # Multiply before dividing: the last edge is then the image's own, to the bit.
+        y0, y1 = top * height / rows, (top + h) * height / rows
+        x0, x1 = left * width / columns, (left + w) * width / columns
+        return Prepared(pixels, CropBox(y0, y1, x0, x1, height, width))
+
+    def _filter(self) -> Image.Resampling:
+        proportional = self.resize == "shortest" and self.size[0] != self.size[1]
+        return _FILTERS["bicubic" if proportional else self.interpolation]
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the resize, before the crop."""
+        h, w = self.size
+        if self.resize == "squash":
+            return h, w
+        if h == w:  # torchvision's Resize: the short side exactly, the long side cut down to an integer
+            long = int(h * max(height, width) / min(height, width))
+            return (h, long) if height <= width else (long, h)
+        scale = min(height / h, width / w)  # open_clip's ResizeKeepRatio: both sides rounded
+        return round(height / scale), round(width / scale)
+
+
+def _resample(image: NDArray[np.uint8], rows: int, columns: int, how: Image.Resampling) -> NDArray[np.uint8]:
+    if image.shape[:2] == (rows, columns):
+        return image
+    return np.asarray(Image.fromarray(image).resize((columns, rows), how))
+
+
+def _centre(length: int, wanted: int) -> int:
+    """First index of the centre crop, as torchvision rounds it (halves to even)."""
+    return round((length - wanted) / 2.0)
