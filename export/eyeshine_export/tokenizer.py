@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .compat import import_open_clip
+from eyeshine_export.compat import import_open_clip
 
 __all__ = ["clip_tokenizer_json", "clip_tokenizer_settings"]
 

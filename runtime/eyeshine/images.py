@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from eyeshine.errors import ImageError
 
 __all__ = ["ImageLike", "load_image"]
 

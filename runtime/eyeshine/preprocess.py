@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import ImageError, OptionError
+from eyeshine.errors import ImageError, OptionError
 
 __all__ = ["CropBox", "Interpolation", "Prepared", "Preprocess", "Resize"]
 

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .clean import Cleaning, cleaner
-from .errors import BundleError, OptionError, TextError
+from eyeshine.clean import Cleaning, cleaner
+from eyeshine.errors import BundleError, OptionError, TextError
 
 __all__ = ["Tokenizer"]
 

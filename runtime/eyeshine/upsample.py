@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
-from .preprocess import CropBox
+from eyeshine.errors import OptionError
+from eyeshine.preprocess import CropBox
 
 __all__ = ["Scale", "normalize_maps", "to_image"]
 

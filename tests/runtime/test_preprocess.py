@@ -124,9 +124,9 @@ def test_manifest_round_trip():
         assert Preprocess.from_manifest(json.loads(json.dumps(preprocess.as_manifest()))) == preprocess
 
 
-@pytest.mark.parametrize("change", [{"size": 224}, {"size": [0, 5]}, {"size": [5]}, {"size": [5.0, 5.0]}, {"size": None},
-                                    {"size": [True, 5]}, {"resize": "longest"}, {"interpolation": "nearest"},
-                                    {"extra": 1}])  # fmt: skip
+@pytest.mark.parametrize("change", [{"size": 224}, {"size": [0, 5]}, {"size": [5]}, {"size": [5.0, 5.0]},
+                                    {"size": None}, {"size": [True, 5]}, {"resize": "longest"},
+                                    {"interpolation": "nearest"}, {"extra": 1}])  # fmt: skip
 def test_manifest_is_checked(change):
     with pytest.raises(OptionError, match="allowed"):
         Preprocess.from_manifest(Preprocess((224, 224)).as_manifest() | change)

@@ -63,7 +63,7 @@ def test_equals_the_slow_loop(crop, gh, gw, size):
 def test_equals_torch_on_a_whole_image(gh, gw, height, width):
     maps = random_maps(2, 3, gh, gw)
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(maps), (height, width), mode="bilinear", align_corners=False
+        torch.from_numpy(maps).double(), (height, width), mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(to_image(maps, CropBox.whole(height, width)), expected.numpy(), atol=5e-6)
 
