@@ -46,7 +46,7 @@ def _falling(size: int, weather: str, rng: np.random.Generator) -> npt.NDArray[n
         else:
             radius = (0.0025 + 0.005 * z) * size
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(150 + 100 * z))
-    return np.asarray(layer, dtype=np.float32)[:, :, None] / 255
+    return np.asarray(layer, dtype=np.float32)[:, :, None] / np.float32(255)
 
 
 def expose(
