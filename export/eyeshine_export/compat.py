@@ -19,10 +19,10 @@ _keep: list[Any] = []  # a torch.library.Library undoes its definitions when it 
 def import_open_clip() -> ModuleType:
     """Return the ``open_clip`` module, declaring torchvision's missing operators first where they are missing."""
     if not _keep:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}{_SCHEMA}")
+                library.define(f"{name}{_SCHEMA}")  # type: ignore[no-untyped-call]
         _keep.append(library)
     import open_clip
 

@@ -8,19 +8,21 @@ directions share one tensor on disk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-__all__ = ["OPSET", "Dim", "Graph"]
+__all__ = ["OPSET", "Array", "Dim", "Graph"]
 
 OPSET = 23
 """ONNX operator set of every graph: the first with a fused ``Attention`` operator."""
 
 Dim = int | str
-Array = NDArray[np.float32] | NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
+"""float32, or float64 in tests."""
 
 
 class Graph:

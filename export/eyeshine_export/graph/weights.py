@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from eyeshine.errors import ExportError
-from numpy.typing import NDArray
 
+from eyeshine.errors import ExportError
 from eyeshine_export.config import TextConfig, TowerConfig, VisionConfig
+from eyeshine_export.graph.ops import Array
 
 __all__ = ["BlockWeights", "StateDict", "TextWeights", "VisionWeights", "text_weights", "vision_weights"]
 
-Array = NDArray[np.float32] | NDArray[np.float64]
 StateDict = Mapping[str, Array]
 
 
@@ -108,8 +107,8 @@ def vision_weights(
     width, (patch_h, patch_w) = config.width, config.patch_size
     grid_h, grid_w = config.grid
     conv = read("conv1.weight", width, 3, patch_h, patch_w)
-    scale = np.asarray(std, conv.dtype).reshape(1, 3, 1, 1)
-    shift = np.asarray(mean, conv.dtype).reshape(1, 3, 1, 1)
+    scale: Array = np.asarray(std, conv.dtype).reshape(1, 3, 1, 1)
+    shift: Array = np.asarray(mean, conv.dtype).reshape(1, 3, 1, 1)
     bias = -(conv * (shift / scale)).sum(axis=(1, 2, 3), dtype=np.float64).astype(conv.dtype)
     positions = read("positional_embedding", 1 + grid_h * grid_w, width)
     return VisionWeights(
@@ -155,14 +154,13 @@ def _block(read: _Reader, tower: str, index: int, width: int) -> BlockWeights:
     at = f"transformer.resblocks.{index}"
     packed_weight = read(f"{at}.attn.in_proj_weight", 3 * width, width)
     packed_bias = read(f"{at}.attn.in_proj_bias", 3 * width)
-    query, key, value = zip(np.split(packed_weight, 3), np.split(packed_bias, 3), strict=True)
     hidden = read.state[f"{read.prefix}{at}.mlp.c_fc.weight"].shape[0]
     return BlockWeights(
         name=f"{tower}.{index}",
         norm1=read.pair(f"{at}.ln_1", width),
-        query=query,
-        key=key,
-        value=value,
+        query=(packed_weight[:width], packed_bias[:width]),
+        key=(packed_weight[width : 2 * width], packed_bias[width : 2 * width]),
+        value=(packed_weight[2 * width :], packed_bias[2 * width :]),
         out=_scaled(read, f"{at}.ls_1.gamma", read.pair(f"{at}.attn.out_proj", width, width)),
         norm2=read.pair(f"{at}.ln_2", width),
         expand=read.pair(f"{at}.mlp.c_fc", hidden, width),

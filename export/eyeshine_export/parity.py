@@ -1,0 +1,140 @@
+"""The check of written graphs against autograd; a graph that fails it is not exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eyeshine.engine import CpuOptions, OrtCpuSession
+from eyeshine.errors import ExportError
+from eyeshine_export.reference import explain_reference, text_reference
+from eyeshine_export.source import Source
+
+__all__ = ["TOLERANCE", "Oracle", "check_graphs", "relative_error"]
+
+TOLERANCE = 1e-4
+"""Largest relative error of any fp32 output (docs/numerics.md)."""
+_BATCHES, _PROMPTS = (1, 3), (1, 5)
+_DOUBLE_UP_TO = 400_000_000  # weights; beyond that a float64 copy would not fit beside the rest
+
+Array = NDArray[np.generic]
+
+
+def relative_error(got: Array, expected: Array) -> float:
+    """Largest absolute difference over the largest absolute expected value; infinite where shapes differ or NaN."""
+    if got.shape != expected.shape or not np.isfinite(got.astype(np.float64)).all():
+        return float("inf")
+    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max(initial=0)
+    return float(difference / max(np.abs(expected.astype(np.float64)).max(initial=0), 1e-30))
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The reference model, in float64 where it fits."""
+
+    source: Source
+    state: Mapping[str, torch.Tensor]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, source: Source) -> Oracle:
+        small = sum(tensor.numel() for tensor in source.state.values()) <= _DOUBLE_UP_TO
+        dtype = torch.float64 if small else torch.float32
+        return cls(source, {name: tensor.to(dtype) for name, tensor in source.state.items()}, dtype)
+
+    def explain(self, pixels: NDArray[np.float32], text: NDArray[np.float32], layers: int) -> dict[str, Array]:
+        """All signals of the last ``layers`` blocks, float32."""
+        normalisation = self.source.normalisation
+        signals = explain_reference(
+            self.state,
+            self.source.config,
+            torch.from_numpy(pixels).to(self.dtype),
+            torch.from_numpy(text).to(self.dtype),
+            layers,
+            normalisation.mean,
+            normalisation.std,
+        )
+        return {name: tensor.float().numpy() for name, tensor in signals.items()}
+
+    def text(self, tokens: NDArray[np.int64]) -> Array:
+        """Unit text embeddings, float32."""
+        with torch.no_grad():
+            embedding: Array = text_reference(self.state, self.source.config, torch.from_numpy(tokens)).float().numpy()
+        return embedding
+
+
+def check_graphs(folder: Path, graphs: Mapping[str, int], oracle: Oracle) -> dict[str, dict[str, float]]:
+    """Run every written graph on random inputs beside the oracle.
+
+    Args:
+        folder: where NAME.onnx lie.
+        graphs: name -> explained blocks (0 for graphs without any).
+        oracle: the reference.
+
+    Returns:
+        graph -> output -> largest relative error over all shapes.
+
+    Raises:
+        ExportError: an error above ``TOLERANCE``, with the graph, output and shape.
+    """
+    random = np.random.default_rng(0)
+    config = oracle.source.config
+    worst: dict[str, dict[str, float]] = {}
+    sessions = {name: OrtCpuSession(folder / f"{name}.onnx", CpuOptions()) for name in graphs}
+    for count in _PROMPTS:
+        tokens = _tokens(random, count, oracle.source)
+        got = sessions["text"].run({"tokens": tokens}, ["text_embedding"]).outputs["text_embedding"]
+        _record(worst, "text", "text_embedding", got, oracle.text(tokens), f"P={count}")
+    layers = max(graphs.values())
+    for images in _BATCHES:
+        for prompts in _PROMPTS:
+            pixels = random.random((images, 3, *config.vision.image_size), dtype=np.float32)
+            text = random.standard_normal((prompts, config.embed_dim), dtype=np.float32)
+            expected = oracle.explain(pixels, text, layers)
+            for name, session in sessions.items():
+                if name == "text":
+                    continue
+                inputs = {"pixels": pixels, "text": text} if "text" in session.input_dims else {"pixels": pixels}
+                outputs = session.run(inputs, list(session.output_dims)).outputs
+                for output, value in outputs.items():
+                    wanted = last_blocks(output, expected[output], graphs[name])
+                    _record(worst, name, output, value, wanted, f"B={images}, P={prompts}")
+    return worst
+
+
+def last_blocks(name: str, signal: Array, layers: int) -> Array:
+    """The last ``layers`` entries along a signal's K axis; signals without one as they are."""
+    if name in ("embedding", "similarity"):
+        return signal
+    return signal[:, :, -layers:] if name == "gradient" else signal[:, -layers:]
+
+
+def _record(
+    worst: dict[str, dict[str, float]], graph: str, output: str, got: Array, expected: Array, shape: str
+) -> None:
+    error = relative_error(got, expected)
+    if not error <= TOLERANCE:
+        raise ExportError(
+            f"{graph}.onnx disagrees with autograd in {output}",
+            got=f"relative error {error:.3g} at {shape}",
+            allowed=f"{TOLERANCE:g}",
+            cure="report it with the model's configuration; nothing was exported",
+        )
+    worst.setdefault(graph, {})[output] = max(error, worst.get(graph, {}).get(output, 0.0))
+
+
+def _tokens(random: np.random.Generator, count: int, source: Source) -> NDArray[np.int64]:
+    """Random token ids with one end token each, padded; texts of different lengths."""
+    text = source.config.text
+    end = text.vocab_size - 1 if text.end_id is None else text.end_id
+    tokens = np.zeros((count, text.context_length), dtype=np.int64)
+    for row in tokens:
+        length = int(random.integers(2, text.context_length))
+        row[:length] = random.integers(3, text.vocab_size - 2, length)
+        row[length] = end
+    return tokens

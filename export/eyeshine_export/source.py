@@ -1,0 +1,229 @@
+"""Where a model comes from: an open_clip name, a configuration file, a local checkpoint, a pretrained tag, the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eyeshine.errors import ExportError
+from eyeshine.preprocess import Preprocess
+from eyeshine_export.checkpoint import Checkpoint, read_checkpoint
+from eyeshine_export.compat import import_open_clip
+from eyeshine_export.config import Activation, ClipConfig, parse_config, read_config
+
+__all__ = ["Normalisation", "Source", "Tokens", "resolve"]
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_VOCABULARY = 49408
+_UNKNOWN_LICENCE = "not stated; see where the weights come from"
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and std of RGB in 0..1."""
+
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ExportError("mean and std must be three numbers, std positive", got=f"{self.mean}, {self.std}")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer of the bundle's own: the content of tokenizer.json and its special ids."""
+
+    json: str
+    start: int
+    end: int
+    pad: int
+    unknown: int | None
+    clean: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that export needs of a model.
+
+    Attributes:
+        config: both towers.
+        state: weights in open_clip's keys, float32.
+        origin: for the manifest: tag, or file name and key layout.
+        licence: of the weights.
+        normalisation: mean and std.
+        preprocess: resizing.
+        tokens: None for CLIP's own tokenizer.
+    """
+
+    config: ClipConfig
+    state: Mapping[str, torch.Tensor]
+    origin: str
+    licence: str = _UNKNOWN_LICENCE
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    preprocess: Preprocess | None = None
+    tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        if self.preprocess is None:
+            object.__setattr__(self, "preprocess", Preprocess(self.config.vision.image_size))
+        if self.tokens is None and self.config.text.vocab_size != CLIP_VOCABULARY:
+            raise ExportError(
+                "a foreign tokenizer is not supported yet",
+                got=f"vocab_size {self.config.text.vocab_size}",
+                allowed=f"CLIP's own tokenizer with {CLIP_VOCABULARY} ids, or a word-level tokenizer.json",
+                cure="put tokenizer.json beside the configuration or name it with --tokenizer",
+            )
+
+
+def resolve(
+    model: str,
+    *,
+    pretrained: str | None = None,
+    checkpoint: Path | None = None,
+    tokens: Tokens | None = None,
+    licence: str | None = None,
+) -> Source:
+    """Find a model's configuration and weights.
+
+    Args:
+        model: open_clip's name, ``hf-hub:owner/name``, or the path of a model configuration (JSON).
+        pretrained: open_clip's tag; downloads where there is a network.
+        checkpoint: a local file instead.
+        tokens: the tokenizer, where the model does not use CLIP's own.
+        licence: of the weights, where the exporter does not know it.
+
+    Raises:
+        ExportError: no such model or tag, both or neither of tag and file, weights that do not fit the configuration.
+        UnsupportedError: a tower or feature that is not supported, named.
+    """
+    if model.startswith("hf-hub:"):
+        return _from_hub(model, tokens, licence)
+    name, raw = _configuration(model)
+    config = parse_config(name, raw)
+    if (pretrained is None) == (checkpoint is None):
+        raise ExportError(
+            "name the weights once",
+            got="--pretrained and --checkpoint" if pretrained else "neither --pretrained nor --checkpoint",
+            cure="--pretrained TAG (downloads) or --checkpoint FILE",
+        )
+    preprocess = dict(raw.get("preprocess_cfg") or {})
+    if checkpoint is not None:
+        loaded = read_checkpoint(checkpoint)
+        origin = f"{checkpoint.name} ({loaded.layout} keys)"
+    else:
+        assert pretrained is not None
+        tag = _pretrained_config(name, pretrained)
+        loaded = read_checkpoint(_download(tag, pretrained))
+        preprocess = {**tag, **preprocess}
+        wanted: Activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
+        loaded = Checkpoint(loaded.state, loaded.layout, wanted)
+        origin = f"open_clip tag {pretrained}"
+        licence = licence or ("MIT" if pretrained == "openai" else None)
+    _check_activation(config, loaded)
+    return Source(
+        config, loaded.state, origin, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
+        _preprocess(config, preprocess), tokens,
+    )  # fmt: skip
+
+
+def _configuration(model: str) -> tuple[str, dict[str, Any]]:
+    if model.endswith(".json") or Path(model).is_file():
+        return read_config(Path(model))
+    open_clip = import_open_clip()
+    raw = open_clip.get_model_config(model)
+    if raw is None:
+        close = [name for name in open_clip.list_models() if model.lower()[:6] in name.lower()][:8]
+        raise ExportError(
+            "unknown model",
+            got=model,
+            allowed=", ".join(close) or "a name from open_clip.list_models()",
+            cure="or name an open_clip model configuration (JSON)",
+        )
+    return model, raw
+
+
+def _pretrained_config(name: str, tag: str) -> dict[str, Any]:
+    open_clip = import_open_clip()
+    config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
+    if not config:
+        known = open_clip.list_pretrained_tags_by_model(name)
+        raise ExportError(f"{name} has no pretrained tag {tag!r}", allowed=", ".join(known) or "none for this model")
+    return config
+
+
+def _download(config: dict[str, Any], tag: str) -> Path:
+    open_clip = import_open_clip()
+    try:
+        return Path(open_clip.download_pretrained(config))
+    except Exception as error:  # hub and urllib raise their own trees
+        raise ExportError(
+            f"weights of {tag!r} could not be downloaded",
+            got=f"{type(error).__name__}: {error}",
+            cure="fetch the file where there is a network and pass --checkpoint FILE",
+        ) from error
+
+
+def _from_hub(model: str, tokens: Tokens | None, licence: str | None) -> Source:
+    """A hub repository with open_clip_config.json and weights."""
+    import_open_clip()
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    owner_name = model.removeprefix("hf-hub:")
+    try:
+        config_file = Path(download_pretrained_from_hf(owner_name, filename="open_clip_config.json"))
+        weights = Path(download_pretrained_from_hf(owner_name))
+    except Exception as error:  # as above
+        raise ExportError(
+            f"{model} could not be downloaded",
+            got=f"{type(error).__name__}: {error}",
+            cure="fetch open_clip_config.json and the weights, then eyeshine export CONFIG.json --checkpoint FILE",
+        ) from error
+    _, raw = read_config(config_file)
+    config = parse_config(owner_name, raw)
+    loaded = read_checkpoint(weights)
+    _check_activation(config, loaded)
+    preprocess = dict(raw.get("preprocess_cfg") or {})
+    return Source(
+        config, loaded.state, model, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
+        _preprocess(config, preprocess), tokens,
+    )  # fmt: skip
+
+
+def _check_activation(config: ClipConfig, loaded: Checkpoint) -> None:
+    """Weights trained with one activation under a configuration with another drift silently; that is an error."""
+    has, wants = config.vision.activation, loaded.activation
+    if wants is None or has == wants:
+        return
+    quick = wants == "quick_gelu"
+    raise ExportError(
+        f"these weights were trained with {wants}, the configuration has {has}",
+        got=f"{loaded.layout} weights under {config.name}",
+        cure=f"use {config.name}-quickgelu" if quick else f"use {config.name.removesuffix('-quickgelu')}",
+    )
+
+
+def _normalisation(preprocess: Mapping[str, Any]) -> Normalisation:
+    def triple(key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+        value = tuple(float(v) for v in preprocess.get(key) or default)
+        if len(value) != 3:
+            raise ExportError(f"preprocess_cfg.{key} must be three numbers", got=value)
+        return value[0], value[1], value[2]
+
+    return Normalisation(triple("mean", OPENAI_MEAN), triple("std", OPENAI_STD))
+
+
+def _preprocess(config: ClipConfig, preprocess: Mapping[str, Any]) -> Preprocess:
+    mode, interpolation = preprocess.get("resize_mode", "shortest"), preprocess.get("interpolation", "bicubic")
+    if mode not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
+        raise ExportError(
+            "preprocessing is not supported yet",
+            got=f"resize_mode {mode!r}, interpolation {interpolation!r}",
+            allowed="shortest or squash; bicubic or bilinear",
+        )
+    return Preprocess(config.vision.image_size, mode, interpolation)

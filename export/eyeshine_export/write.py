@@ -1,0 +1,241 @@
+"""A source becomes a bundle: graphs, one weights file, tokenizer, golden values, manifest.
+
+Everything is written into a temporary folder beside the target and renamed at the end, so that an interrupted export
+leaves nothing that loads.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from eyeshine.bundle import sha256_of
+from eyeshine.errors import ExportError, OptionError, OutputError
+from eyeshine.manifest import MANIFEST, SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorInfo, TokenizerInfo
+from eyeshine.signals import SIGNALS
+from eyeshine_export.graph.ops import OPSET
+from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
+from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.parity import Oracle, check_graphs, last_blocks
+from eyeshine_export.source import Source
+from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
+
+__all__ = ["ExportOptions", "export_bundle"]
+
+WEIGHTS, TOKENIZER, GOLDEN = "weights.bin", "tokenizer.json", "golden.npz"
+_PAGE = 4096  # the runtime maps the weights file; tensors start on pages
+_INLINE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How a bundle is written.
+
+    Attributes:
+        layers: explained blocks of ``deep.onnx``; None for no such graph.
+        name: the bundle's name; the folder's name by default.
+        force: replace an existing bundle.
+    """
+
+    layers: int | None = None
+    name: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers is not None and self.layers < 2:
+            raise OptionError(
+                "layers of the deep graph", got=self.layers, allowed="2 and more; image.onnx explains the last block"
+            )
+
+
+def export_bundle(source: Source, out: Path, options: ExportOptions | None = None) -> Manifest:
+    """Write a bundle into the folder ``out`` and return its manifest.
+
+    Raises:
+        ExportError: weights and configuration disagree, or a graph disagrees with autograd.
+        OutputError: ``out`` exists and is not replaced, or cannot be written.
+    """
+    options = options or ExportOptions()
+    if options.layers is not None and options.layers > source.config.vision.layers:
+        raise OptionError(
+            "more explained blocks than the tower has", got=options.layers, allowed=str(source.config.vision.layers)
+        )
+    _check_target(out, options.force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    except OSError as error:
+        raise OutputError("bundle folder cannot be written", got=str(error)) from error
+    try:
+        manifest = _write_all(source, partial, options, options.name or out.name)
+        partial.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except OSError as error:
+        raise OutputError("bundle cannot be written", got=str(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def _check_target(out: Path, force: bool) -> None:
+    if not out.exists():
+        return
+    if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError("target exists and is not a bundle", got=str(out), cure="name another folder")
+    if (out / MANIFEST).is_file() and not force:
+        raise OutputError("bundle exists", got=str(out), cure="pass --force to replace it, or name another folder")
+
+
+def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) -> Manifest:
+    graphs, models = _build(source, options)
+    write_graphs(models, folder)
+    tokenizer = _write_tokenizer(source, folder)
+    oracle = Oracle.of(source)
+    parity = check_graphs(folder, graphs, oracle)
+    np.savez(folder / GOLDEN, allow_pickle=False, **golden_values(oracle, graphs))
+    config = source.config
+    manifest = Manifest(
+        schema=SCHEMA,
+        name=name,
+        model=_model_info(source),
+        grid=config.vision.grid,
+        preprocess=source.preprocess.as_manifest() if source.preprocess else {},
+        tokenizer=tokenizer,
+        graphs={name: _graph_info(name, models[name], blocks, source) for name, blocks in graphs.items()},
+        golden=GOLDEN,
+        opset=OPSET,
+        precision="fp32",
+        exporter=_versions(),
+        files={p.name: FileInfo(p.stat().st_size, sha256_of(p)) for p in sorted(folder.iterdir())},
+        parity=parity,
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict[str, ir.Model]]:
+    """Graph name -> explained blocks, and graph name -> model."""
+    config = source.config
+    state = {name: tensor.numpy() for name, tensor in source.state.items()}
+    normalisation = source.normalisation
+    vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
+    text = text_weights(state, config.text, config.embed_dim)
+    graphs = {"encode": 0, "image": 1, "text": 0}
+    models = {
+        "encode": encode_graph(config, vision),
+        "image": explain_graph(config, vision),
+        "text": text_graph(config, text),
+    }
+    if options.layers is not None:
+        graphs["deep"] = options.layers
+        models["deep"] = explain_graph(config, vision, options.layers)
+    return graphs, models
+
+
+def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
+    """Write NAME.onnx for every model, and one weights file that they share."""
+    placed: dict[str, ir.ExternalTensor] = {}
+    with (folder / WEIGHTS).open("wb") as file:
+        for model in models.values():
+            for name, value in model.graph.initializers.items():
+                tensor = value.const_value
+                if tensor is None or tensor.nbytes < _INLINE_BYTES or name.startswith("constant_"):
+                    continue
+                if name not in placed:
+                    file.write(b"\0" * (-file.tell() % _PAGE))
+                    offset = file.tell()
+                    file.write(tensor.numpy().tobytes())
+                    placed[name] = ir.ExternalTensor(
+                        WEIGHTS, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name,
+                        base_dir=folder,
+                    )  # fmt: skip
+                value.const_value = placed[name]
+    for name, model in models.items():
+        ir.save(model, folder / f"{name}.onnx")
+
+
+def golden_values(oracle: Oracle, graphs: Mapping[str, int]) -> dict[str, NDArray[np.generic]]:
+    """Inputs and the oracle's outputs for one image and two prompts: ``in/NAME`` and ``GRAPH/OUTPUT``.
+
+    Keys and values are left out of the deep graph's, where they would be most of the file.
+    """
+    config = oracle.source.config
+    random = np.random.default_rng(1)
+    pixels = random.random((1, 3, *config.vision.image_size), dtype=np.float32)
+    text = random.standard_normal((2, config.embed_dim), dtype=np.float32)
+    end = config.text.vocab_size - 1 if config.text.end_id is None else config.text.end_id
+    tokens = np.array([[3, 4, end, 0], [5, end, 0, 0]], dtype=np.int64)
+    values: dict[str, NDArray[np.generic]] = {"in/pixels": pixels, "in/text": text, "in/tokens": tokens}
+    values["text/text_embedding"] = oracle.text(tokens)
+    signals = oracle.explain(pixels, text, max(graphs.values()))
+    values["encode/embedding"] = signals["embedding"]
+    for graph in ("image", "deep"):
+        if graph in graphs:
+            for name, signal in signals.items():
+                if graph == "image" or name not in ("keys", "values"):
+                    values[f"{graph}/{name}"] = last_blocks(name, signal, graphs[graph])
+    return values
+
+
+def _write_tokenizer(source: Source, folder: Path) -> TokenizerInfo:
+    text, tokens = source.config.text, source.tokens
+    if tokens is None:
+        (folder / TOKENIZER).write_text(clip_tokenizer_json(), "utf-8")
+        return TokenizerInfo(file=TOKENIZER, **clip_tokenizer_settings(text.context_length))
+    (folder / TOKENIZER).write_text(tokens.json, "utf-8")
+    return TokenizerInfo(
+        TOKENIZER, text.context_length, tokens.start, tokens.end, tokens.pad, tokens.unknown, tokens.clean
+    )
+
+
+def _model_info(source: Source) -> ModelInfo:
+    config, state = source.config, source.state
+    bias = state.get("logit_bias")
+    return ModelInfo(
+        name=config.name,
+        source=source.origin,
+        licence=source.licence,
+        activation=config.vision.activation,
+        layers=config.vision.layers,
+        width=config.vision.width,
+        heads=config.vision.heads,
+        embed_dim=config.embed_dim,
+        image_size=config.vision.image_size,
+        patch_size=config.vision.patch_size,
+        logit_scale=float(state["logit_scale"].exp()) if "logit_scale" in state else 1.0,
+        logit_bias=None if bias is None else float(bias),
+        mean=source.normalisation.mean,
+        std=source.normalisation.std,
+    )
+
+
+def _graph_info(name: str, model: ir.Model, blocks: int, source: Source) -> GraphInfo:
+    depth = source.config.vision.layers
+    explained = tuple(range(depth - blocks, depth))
+
+    def tensors(values: object) -> dict[str, TensorInfo]:
+        result = {}
+        for value in values:  # type: ignore[attr-defined]
+            if SIGNALS.get(value.name) is None:
+                raise ExportError("graph has a tensor that is no known signal", got=value.name)
+            dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+            result[value.name] = TensorInfo(dims, explained if SIGNALS[value.name].per_block else None)
+        return result
+
+    # A rank is enough: an explained block more costs more than an output less saves.
+    return GraphInfo(f"{name}.onnx", blocks, tensors(model.graph.inputs), tensors(model.graph.outputs))
+
+
+def _versions() -> dict[str, str]:
+    packages = ("eyeshine", "torch", "open_clip_torch", "onnx_ir", "onnxruntime", "tokenizers", "numpy")
+    return {package: importlib.metadata.version(package) for package in packages}

@@ -1,0 +1,104 @@
+"""The result of ``Explainer.explain``: maps, similarities, and ways to look at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.errors import OptionError
+from eyeshine.preprocess import CropBox
+from eyeshine.upsample import Scale, normalize_maps, to_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Explanation"]
+
+Heatmaps = NDArray[np.float32] | list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where the model looked, for B images and P texts.
+
+    Attributes:
+        maps: float32 [B, P, h, w] at patch resolution, the method's own values; all zeros where there is no evidence.
+        similarities: float32 [B, P], cosine of image and text.
+        texts: the P texts.
+        method: name of the method.
+        target: what was explained: "text", or the text against others.
+        images: uint8 [H, W, 3] each, as they were explained (orientation applied, RGB).
+        crops: the part of each image that the model saw.
+        bundle: name of the bundle.
+        engine: provider, threads and determinism of the run.
+        timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps, total; milliseconds, whole call.
+    """
+
+    maps: NDArray[np.float32]
+    similarities: NDArray[np.float32]
+    texts: tuple[str, ...]
+    method: str
+    target: str
+    images: tuple[NDArray[np.uint8], ...]
+    crops: tuple[CropBox, ...]
+    bundle: str
+    engine: dict[str, Any]
+    timings_ms: dict[str, float]
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Patches (down, across)."""
+        return self.maps.shape[2], self.maps.shape[3]
+
+    def heatmaps(self, scale: Scale = "each", size: tuple[int, int] | None = None) -> Heatmaps:
+        """Heat maps on the original images, 0..1; what the model did not see (cropped away) is zero.
+
+        Values are normalised at patch resolution, **before** they are up-sampled (bilinear, half-pixel centres):
+        ``each`` min-maxes every map by itself, so that every map reaches 1; ``shared`` clips negative values and
+        divides by the largest value over all prompts of the image, so that an absent concept does not glow as
+        brightly as a present one. A constant map is all zeros.
+
+        Args:
+            scale: "each" or "shared".
+            size: (height, width) of the result; by default each image's own.
+
+        Returns:
+            float32 [B, P, H, W], or a list of B arrays [P, H, W] where the images' sizes differ and ``size`` is None.
+        """
+        per_image = [self._heat(index, scale, size) for index in range(len(self.images))]
+        shapes = {heat.shape for heat in per_image}
+        return np.stack(per_image) if len(shapes) == 1 else per_image
+
+    def overlay(
+        self, image: int = 0, prompt: int = 0, *, scale: Scale | None = None, size: tuple[int, int] | None = None
+    ) -> Image:
+        """The image with one heat map over it, a PIL image.
+
+        Args:
+            image: index of the image.
+            prompt: index of the text.
+            scale: as in ``heatmaps``; by default "shared" where there are several prompts, else "each".
+            size: (height, width) of the picture; by default the image's own.
+
+        Raises:
+            OptionError: no such image or prompt.
+        """
+        from eyeshine.render import overlay, resize
+
+        for what, index, count in (("image", image, len(self.images)), ("prompt", prompt, len(self.texts))):
+            if not 0 <= index < count:
+                raise OptionError(f"no such {what}", got=index, allowed=f"0..{count - 1}")
+        heat = self._heat(image, self.picture_scale if scale is None else scale, size)[prompt]
+        photo = self.images[image] if size is None else resize(self.images[image], size)
+        return overlay(photo, heat)
+
+    @property
+    def picture_scale(self) -> Scale:
+        """The scale that pictures use: comparable maps where there are several."""
+        return "shared" if len(self.texts) > 1 else "each"
+
+    def _heat(self, index: int, scale: Scale, size: tuple[int, int] | None) -> NDArray[np.float32]:
+        return to_image(normalize_maps(self.maps[index], scale), self.crops[index], size)

@@ -1,0 +1,37 @@
+"""Chefer et al., last layer: attention times its gradient, per head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from eyeshine.methods.base import Array, BlockSignals, need
+
+__all__ = ["Chefer"]
+
+
+@dataclass(frozen=True)
+class Chefer:
+    """``mean_h ReLU(A_h[class, i] * u_{h,i})`` with ``u_{h,i} = <g_h, V_{h,i}> = dc/dA_h[class, i]``.
+
+    The default of the authors' CLIP notebook (start_layer = last block), without its min-max.
+    """
+
+    name: ClassVar[str] = "chefer"
+    signals: ClassVar[frozenset[str]] = frozenset({"values", "class_attention", "gradient"})
+    uses_text: ClassVar[bool] = True
+    cost: ClassVar[str] = "patches"
+    reference: ClassVar[str] = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
+
+    def maps(self, signals: BlockSignals, prompts: int) -> Array:
+        """Maps [B, P, N], non-negative."""
+        attention = need(signals.class_attention, "class_attention")[:, :, 1:]
+        values = need(signals.values, "values")[:, 1:]
+        gradient = need(signals.gradient, "gradient")
+        images, heads, patches = attention.shape
+        per_head = values.reshape(images, patches, heads, -1).transpose(0, 2, 3, 1)
+        evidence = gradient.reshape(images, prompts, heads, -1).transpose(0, 2, 1, 3) @ per_head
+        result: Array = np.maximum(evidence * attention[:, :, None], 0).mean(axis=1)
+        return result

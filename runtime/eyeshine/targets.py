@@ -1,0 +1,79 @@
+"""What is explained: a text, or a text rather than others.
+
+The gradient is linear in the (unit) text vector. Explaining ``cos(image, t) - mean_j cos(image, a_j)`` therefore needs
+no second pass: it is the same linear combination of the gradients that the graph yields for t and the a_j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.errors import OptionError
+
+__all__ = ["Against", "Target", "make_target"]
+
+Against = Sequence[str] | Literal["rest"] | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One linear combination of prompts per explained text.
+
+    Attributes:
+        name: as it stands in results.
+        prompts: the distinct texts that the graph is given, the explained ones first.
+        weights: [P, len(prompts)]; row p makes the target of text p. None for the text alone.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    weights: NDArray[np.float32] | None
+
+    def combine(self, gradient: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[B, len(prompts), ...] -> [B, P, ...]."""
+        if self.weights is None:
+            return gradient
+        combined: NDArray[np.float32] = np.einsum("pq,bqd->bpd", self.weights, gradient)
+        return combined
+
+
+def make_target(texts: Sequence[str], against: Against) -> Target:
+    """Build the target of a call.
+
+    Args:
+        texts: the explained texts.
+        against: None (the text alone), other texts, or "rest" (the other texts of the call).
+
+    Raises:
+        OptionError: "rest" with a single text, an empty list, a string that is not "rest", or a text against itself
+            alone.
+    """
+    count = len(texts)
+    if against is None:
+        return Target("text", tuple(texts), None)
+    if isinstance(against, str):
+        if against != "rest":
+            raise OptionError(
+                "against must be a list of texts or 'rest'", got=repr(against), cure=f"against=[{against!r}]"
+            )
+        if count < 2:
+            raise OptionError("against='rest' needs another text", got="one text", cure="pass two texts or more")
+        rest = (np.full((count, count), -1.0) + np.eye(count)) / (count - 1) + np.eye(count)
+        return Target("text against the rest", tuple(texts), rest.astype(np.float32))
+    others = list(against)
+    if not others:
+        raise OptionError("against is empty", allowed="texts, 'rest', or None for the text alone")
+    prompts = list(dict.fromkeys([*texts, *others]))
+    weights = np.zeros((count, len(prompts)), dtype=np.float32)
+    for row, text in enumerate(texts):
+        if set(others) == {text}:
+            raise OptionError("a text cannot be explained against itself alone", got=repr(text))
+        weights[row, prompts.index(text)] += 1
+        for other in others:
+            weights[row, prompts.index(other)] -= 1 / len(others)
+    return Target(f"text against {', '.join(repr(other) for other in others)}", tuple(prompts), weights)

@@ -1,0 +1,125 @@
+"""Texts to vectors: templates, tokenizer, ``text.onnx``, and a bounded cache of what was seen."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.engine import Session
+from eyeshine.errors import OptionError, TextError, UnknownWordsWarning
+from eyeshine.tokenizer import Tokenizer
+
+__all__ = ["TextEncoder", "check_texts"]
+
+Vector = NDArray[np.float32]
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list.
+
+    Raises:
+        TextError: a bare string, no text, something that is not a string, or a blank text.
+    """
+    if isinstance(texts, str):
+        raise TextError("texts must be a list", got=repr(texts), cure=f"[{texts!r}]")
+    listed = list(texts)
+    if not listed:
+        raise TextError("no text to explain", got="an empty list", allowed="one text or more")
+    for index, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise TextError(f"text {index} is not a string", got=type(text).__name__, allowed="str")
+        if not text.strip():
+            raise TextError(f"text {index} is blank", got=repr(text), cure="leave it out")
+    return listed
+
+
+class TextEncoder:
+    """Encodes texts once; a text that was seen costs no forward pass.
+
+    May be used from several threads.
+
+    Args:
+        tokenizer: of the bundle.
+        session: gives the session of ``text.onnx``, called at the first text that was not seen.
+        templates: each with one ``{}``; several are averaged in the joint space. Empty: the text as it stands.
+        capacity: texts in the cache; the least recently used goes first.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, session: Callable[[], Session], templates: Sequence[str] = (), capacity: int = 1024
+    ) -> None:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise OptionError("a template needs exactly one {}", got=repr(template), allowed="'a photo of a {}.'")
+        if capacity < 1:
+            raise OptionError("capacity of the text cache must be positive", got=capacity, allowed="1 and more")
+        self.tokenizer, self.templates, self.capacity = tokenizer, tuple(templates), capacity
+        self._session = session
+        self._cache: OrderedDict[tuple[str, bool], Vector] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Vector:
+        """Unit vectors [P, E].
+
+        Args:
+            texts: P texts, not blank.
+            truncate: accept a text that is longer than the context and cut it.
+
+        Raises:
+            TextError: a text longer than the context, unless ``truncate``.
+
+        Warns:
+            UnknownWordsWarning: words that the model never saw, named.
+        """
+        with self._lock:
+            known = {text: self._cache[text, truncate] for text in texts if (text, truncate) in self._cache}
+            for text in known:
+                self._cache.move_to_end((text, truncate))
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        if missing:
+            self._warn(missing)
+            fresh = self._forward(missing, truncate)
+            known.update(zip(missing, fresh, strict=True))
+            with self._lock:
+                self._cache.update({(text, truncate): known[text] for text in missing})
+                while len(self._cache) > self.capacity:
+                    self._cache.popitem(last=False)
+        return np.stack([known[text] for text in texts])
+
+    def _forward(self, texts: list[str], truncate: bool) -> list[Vector]:
+        templates = self.templates or ("{}",)
+        filled = [template.replace("{}", text) for text in texts for template in templates]
+        ids = self.tokenizer.encode(filled, truncate=truncate)
+        # What stands after the end token changes nothing (causal), so texts of one length go together without padding.
+        lengths = (ids == self.tokenizer.end).argmax(axis=1) + 1
+        vectors: Vector | None = None
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            run = self._session().run({"tokens": ids[rows, :length]}, ["text_embedding"])
+            part = run.outputs["text_embedding"]
+            vectors = np.empty((len(ids), part.shape[1]), np.float32) if vectors is None else vectors
+            vectors[rows] = part
+        assert vectors is not None
+        if len(templates) == 1:
+            return list(vectors)
+        mean = vectors.reshape(len(texts), len(templates), -1).mean(axis=1)
+        return list(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
+
+    def _warn(self, texts: list[str]) -> None:
+        words = dict.fromkeys(word for text in texts for word in self.tokenizer.unknown_words(text))
+        if words:
+            warnings.warn(
+                f"the model of this bundle never saw: {', '.join(words)}. Its answer for such words means nothing. "
+                'For open vocabulary export a real CLIP: pip install "eyeshine[export]"; '
+                "eyeshine export ViT-B-16-quickgelu --pretrained openai --out bundles/b16",
+                UnknownWordsWarning,
+                stacklevel=4,
+            )
