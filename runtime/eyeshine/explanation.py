@@ -68,7 +68,7 @@ class Explanation:
         Returns:
             float32 [B, P, H, W], or a list of B arrays [P, H, W] where the images' sizes differ and ``size`` is None.
         """
-        per_image = [self._heat(index, scale, size) for index in range(len(self.images))]
+        per_image = [self.heatmap(index, scale, size) for index in range(len(self.images))]
         shapes = {heat.shape for heat in per_image}
         return np.stack(per_image) if len(shapes) == 1 else per_image
 
@@ -91,14 +91,25 @@ class Explanation:
         for what, index, count in (("image", image, len(self.images)), ("prompt", prompt, len(self.texts))):
             if not 0 <= index < count:
                 raise OptionError(f"no such {what}", got=index, allowed=f"0..{count - 1}")
-        heat = self._heat(image, self.picture_scale if scale is None else scale, size)[prompt]
+        heat = self.heatmap(image, scale, size)[prompt]
         photo = self.images[image] if size is None else resize(self.images[image], size)
         return overlay(photo, heat)
 
-    @property
-    def picture_scale(self) -> Scale:
-        """The scale that pictures use: comparable maps where there are several."""
-        return "shared" if len(self.texts) > 1 else "each"
+    def heatmap(
+        self, image: int = 0, scale: Scale | None = None, size: tuple[int, int] | None = None
+    ) -> NDArray[np.float32]:
+        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``, and "shared" by default where P > 1."""
+        chosen: Scale = scale or ("shared" if len(self.texts) > 1 else "each")
+        return to_image(normalize_maps(self.maps[image], chosen), self.crops[image], size)
 
-    def _heat(self, index: int, scale: Scale, size: tuple[int, int] | None) -> NDArray[np.float32]:
-        return to_image(normalize_maps(self.maps[index], scale), self.crops[index], size)
+    def record(self, image: int = 0) -> dict[str, Any]:
+        """What ``explain --json`` prints of one image, but for its name and files."""
+        return {
+            "bundle": self.bundle,
+            "method": self.method,
+            "target": self.target,
+            "texts": list(self.texts),
+            "similarities": [round(float(value), 6) for value in self.similarities[image]],
+            "patch_grid": list(self.patch_grid),
+            "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
+        }

@@ -1,0 +1,66 @@
+"""``eyeshine export``: reaches the command line through the entry-point group ``eyeshine.commands``.
+
+This module imports nothing heavy, so that the command is listed, and says what to install, without the extra.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eyeshine.errors import ExportError
+
+__all__ = ["register"]
+
+_NEEDS = ("torch", "open_clip", "onnx_ir", "safetensors")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to eyeshine's command line."""
+    app.command("export")(export)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="open_clip name, hf-hub:owner/name, or a model configuration (JSON).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")],
+    pretrained: Annotated[str | None, typer.Option(help="open_clip's tag; downloads.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Local .safetensors or .pt instead.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Also write deep.onnx, the last K blocks explained.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json of a word-level model.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the folder's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Turn a CLIP checkpoint into a bundle of ONNX graphs, checked against autograd."""
+    missing = [package for package in _NEEDS if find_spec(package) is None]
+    if missing:
+        raise ExportError(
+            "exporting needs packages that the runtime does not", got=f"no {', '.join(missing)}",
+            cure='pip install "eyeshine[export]"',
+        )  # fmt: skip
+    from eyeshine_export.source import CLIP_VOCABULARY, resolve
+    from eyeshine_export.words import read_word_tokenizer
+    from eyeshine_export.write import ExportOptions, export_bundle
+
+    options = ExportOptions(layers=layers, name=name, force=force)
+    beside = Path(model).parent / "tokenizer.json"
+    if tokenizer is None and model.endswith(".json") and beside.is_file():
+        tokenizer = beside
+    tokens = None
+    if tokenizer is not None:
+        from eyeshine_export.config import parse_config, read_config
+
+        vocabulary = parse_config(*read_config(Path(model))).text.vocab_size if model.endswith(".json") else 0
+        if vocabulary != CLIP_VOCABULARY:
+            tokens = read_word_tokenizer(tokenizer, vocabulary)
+    source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokens, licence=licence)
+    manifest = export_bundle(source, out, options)
+    worst = max(error for outputs in manifest.parity.values() for error in outputs.values())
+    size_mb = sum(file.bytes for file in manifest.files.values()) / 1e6
+    typer.echo(
+        f"{out}: {manifest.model.name}, {', '.join(manifest.graphs)}, {size_mb:.1f} MB, "
+        f"largest relative error against autograd {worst:.1e}"
+    )

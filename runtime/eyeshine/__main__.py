@@ -1,0 +1,5 @@
+"""``python -m eyeshine``."""
+
+from eyeshine.cli import main
+
+main()

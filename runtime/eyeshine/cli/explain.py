@@ -1,0 +1,126 @@
+"""``eyeshine explain`` and ``eyeshine methods``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eyeshine.errors import ImageError, OptionError
+
+if TYPE_CHECKING:
+    from eyeshine.explanation import Explanation
+    from eyeshine.targets import Against
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(explain)
+    app.command()(methods)
+
+
+def explain(
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    text: Annotated[list[str], typer.Option("--text", "-t", help="A text; repeat for several.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for pictures and archives.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
+    against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
+    against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on stdout.")] = False,
+    threads: Annotated[int, typer.Option(help="0 takes all CPUs.")] = 0,
+    resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
+) -> None:
+    """Show where the model looked in each image for each text."""
+    from eyeshine.explainer import Explainer
+    from eyeshine.methods import get_method
+    from eyeshine.saving import Names, make_folder, save_image_results
+    from eyeshine.targets import make_target
+    from eyeshine.texts import check_texts
+
+    if against and against_rest:
+        raise OptionError("--against and --against-rest exclude each other", cure="pass one of them")
+    rather: Against = "rest" if against_rest else against or None
+    # What is wrong with the request is said once, before any image is read.
+    get_method(method)
+    make_target(check_texts(text), rather)
+    if out is not None:
+        make_folder(out)
+    explainer = Explainer.load(bundle, threads=threads, resize=resize, templates=template or ())
+    names, failures = Names(), 0
+    with _progress(images) as each:
+        for image in each:
+            try:
+                result = explainer.explain(image, text, method=method, against=rather, truncate=truncate)
+            except ImageError as error:
+                failures += 1
+                typer.echo(f"error: {image}: {error}", err=True)
+                continue
+            stem = names.stem(image)
+            files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
+            if as_json:
+                typer.echo(json.dumps({"image": image, **result.record(), "outputs": files}, ensure_ascii=False))
+            else:
+                _print(image, result, files)
+    if failures:
+        typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)
+        raise typer.Exit(1)
+
+
+def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False) -> None:
+    """List the attribution methods."""
+    from eyeshine.methods import METHODS
+
+    if as_json:
+        rows = [
+            {
+                "name": m.name,
+                "cost": m.cost,
+                "uses_text": m.uses_text,
+                "signals": sorted(m.signals),
+                "reference": m.reference,
+            }
+            for m in METHODS.values()
+        ]
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "cost", "depends on the text", "signals", "reference")
+    for m in METHODS.values():
+        table.add_row(m.name, m.cost, "yes" if m.uses_text else "no", ", ".join(sorted(m.signals)), m.reference)
+    Console().print(table)
+
+
+@contextmanager
+def _progress(images: list[str]) -> Iterator[Iterable[str]]:
+    """The images, with a progress bar on stderr where it is a terminal and there are several."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if len(images) < 2 or not console.is_terminal:
+        yield images
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as progress:
+        yield progress.track(images, description="explaining")
+
+
+def _print(image: str, result: Explanation, files: list[str]) -> None:
+    record: dict[str, Any] = result.record()
+    typer.echo(f"{image}: {record['method']}, {record['target']}, {record['timings_ms']['total']:.1f} ms")
+    order = sorted(range(len(result.texts)), key=lambda p: -record["similarities"][p])
+    for p in order:
+        typer.echo(f"  {record['similarities'][p]:+.3f}  {result.texts[p]}")
+    for file in files:
+        typer.echo(f"  {file}")

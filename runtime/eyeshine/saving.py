@@ -1,0 +1,82 @@
+"""Results on disk: one overlay per text and one archive per image."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from eyeshine.errors import OutputError
+from eyeshine.explanation import Explanation
+
+__all__ = ["Names", "make_folder", "save_image_results"]
+
+
+class Names:
+    """Gives every image a file stem of its own, so that two images of one file name do not overwrite each other."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def stem(self, image: str | Path) -> str:
+        """A stem from the image's file name: ``photo``, then ``photo-2``, ``photo-3``."""
+        base = _slug(Path(image).stem) or "image"
+        stem, count = base, 1
+        while stem.lower() in self._taken:  # file systems that fold case exist
+            count += 1
+            stem = f"{base}-{count}"
+        self._taken.add(stem.lower())
+        return stem
+
+
+def make_folder(folder: Path) -> Path:
+    """Create the folder where it is missing.
+
+    Raises:
+        OutputError: it cannot be created, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError("output folder cannot be made", got=str(error), cure="name another with --out") from error
+    return folder
+
+
+def save_image_results(explanation: Explanation, folder: Path, stem: str, index: int = 0) -> list[Path]:
+    """Write one image's results: ``STEM-1-TEXT.png`` per text, and ``STEM.npz``.
+
+    The archive holds ``maps`` [P, h, w], ``heatmaps`` [P, H, W] (``shared`` where there are several texts),
+    ``similarities`` [P] and ``texts``.
+
+    Returns:
+        The files, in the order of the texts, the archive last.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    from eyeshine.render import save_png
+
+    make_folder(folder)
+    written = []
+    for number, text in enumerate(explanation.texts):
+        path = folder / f"{stem}-{number + 1}-{_slug(text)[:40] or 'text'}.png"
+        save_png(explanation.overlay(index, number), path)
+        written.append(path)
+    archive = folder / f"{stem}.npz"
+    try:
+        np.savez_compressed(
+            archive,
+            allow_pickle=False,
+            maps=explanation.maps[index],
+            heatmaps=explanation.heatmap(index),
+            similarities=explanation.similarities[index],
+            texts=np.array(explanation.texts, dtype=np.str_),
+        )
+    except OSError as error:
+        raise OutputError("archive cannot be written", got=str(error), cure="name another folder") from error
+    return [*written, archive]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w]+", "-", text).strip("-")
