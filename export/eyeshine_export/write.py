@@ -10,7 +10,7 @@ import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from eyeshine_export.parity import Oracle, check_graphs, last_blocks
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 
-__all__ = ["ExportOptions", "export_bundle"]
+__all__ = ["ExportOptions", "add_file", "export_bundle"]
 
 WEIGHTS, TOKENIZER, GOLDEN = "weights.bin", "tokenizer.json", "golden.npz"
 _PAGE = 4096  # the runtime maps the weights file; tensors start on pages
@@ -84,6 +84,16 @@ def export_bundle(source: Source, out: Path, options: ExportOptions | None = Non
         raise OutputError("bundle cannot be written", got=str(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def add_file(folder: Path, name: str, text: str) -> Manifest:
+    """Add a text file to a finished bundle (a model card) and its hash to the manifest; return the manifest."""
+    manifest = Manifest.read(folder)
+    (folder / name).write_text(text, "utf-8")
+    info = FileInfo((folder / name).stat().st_size, sha256_of(folder / name))
+    manifest = replace(manifest, files={**manifest.files, name: info})
+    manifest.write(folder)
     return manifest
 
 

@@ -10,15 +10,7 @@ import typer
 
 from eyeshine.errors import EyeshineError, OptionError, TextError
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="eyeshine",
-    help="Where CLIP looked for each text, in the same pass, without torch.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+__all__ = ["build", "main"]
 
 
 def _version(value: bool) -> None:
@@ -29,7 +21,6 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
     debug: bool = typer.Option(False, "--debug", help="Show tracebacks; may stand anywhere."),
@@ -37,15 +28,17 @@ def _options(
     """Where CLIP looked for each text, in the same pass, without torch."""
 
 
-def _register() -> None:
-    """Add our own commands, then those of other packages (the exporter's among them)."""
+def build() -> typer.Typer:
+    """The command line: our own commands, then those of other packages (the exporter's among them)."""
     from eyeshine.cli import demo, explain, inspect
 
-    explain.register(app)
-    inspect.register(app)
-    demo.register(app)
+    app = typer.Typer(name="eyeshine", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_options)
+    for module in (explain, inspect, demo):
+        module.register(app)
     for entry in sorted(entry_points(group="eyeshine.commands"), key=lambda entry: entry.name):
         entry.load()(app)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,9 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = _show_warning
-    _register()
     try:
-        app(arguments)
+        build()(arguments)
     except EyeshineError as error:
         if debug:
             raise

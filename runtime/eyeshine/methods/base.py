@@ -12,6 +12,9 @@ __all__ = ["BlockSignals", "Method", "cosine_weights"]
 
 Array = NDArray[np.float32]
 
+# Cosines of equal keys differ by float32 rounding, up to 4e-7; a min-max of that would be a map of pure noise.
+_CONSTANT = 1e-6
+
 
 @dataclass(frozen=True)
 class BlockSignals:
@@ -76,5 +79,5 @@ def cosine_weights(query: Array, keys: Array) -> Array:
     cosine = dots / np.maximum(lengths, 1e-12)
     low = cosine.min(axis=-1, keepdims=True)
     spread = cosine.max(axis=-1, keepdims=True) - low
-    weights: Array = np.divide(cosine - low, spread, out=np.zeros_like(cosine), where=spread > 0)
+    weights: Array = np.divide(cosine - low, spread, out=np.zeros_like(cosine), where=spread > _CONSTANT)
     return weights
