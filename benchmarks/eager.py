@@ -1,0 +1,79 @@
+"""The same explanation the usual way: eager PyTorch, open_clip's own modules, one backward pass per prompt.
+
+It does what released codes of Grad-ECLIP do: the trunk runs as it is, the last block's attention is written out so that
+its output is at hand, and ``torch.autograd.grad`` is called for every prompt with the graph retained. Parameters
+require gradients, as they do in a model that was just loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+__all__ = ["EagerExplainer", "grad_eclip_map"]
+
+
+class EagerExplainer:
+    """Explains one image at a time.
+
+    Args:
+        network: open_clip's model, in evaluation mode.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self.visual = network.visual
+
+    def explain(self, pixels: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised pixels [1, 3, Y, X] and unit texts [P, E] -> similarity, gradient [1, P, D], maps [1, P, N].
+
+        The batch is one image, as in released codes.
+        """
+        visual = self.visual
+        tokens = self._embed(pixels)
+        *trunk, last = visual.transformer.resblocks
+        for block in trunk:
+            tokens = block(tokens)
+        query, key, value, mixed = _attention(last.attn, last.ln_1(tokens))
+        tokens = tokens + last.ls_1(last.attn.out_proj(mixed))
+        tokens = tokens + last.ls_2(last.mlp(last.ln_2(tokens)))
+        unit = F.normalize(visual.ln_post(tokens)[:, 0] @ visual.proj, dim=-1)
+        similarity = unit @ text.T
+        gradients, maps = [], []
+        for prompt in range(len(text)):
+            (gradient,) = torch.autograd.grad(similarity[0, prompt], mixed, retain_graph=True)
+            with torch.no_grad():
+                gradients.append(gradient[:, 0])
+                maps.append(grad_eclip_map(gradient[:, 0], query[:, 0], key[:, 1:], value[:, 1:]))
+        return {
+            "similarity": similarity.detach(),
+            "gradient": torch.stack(gradients, dim=1),
+            "maps": torch.stack(maps, dim=1),
+        }
+
+    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        visual = self.visual
+        patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+        first = visual.class_embedding.expand(len(pixels), 1, -1)
+        embedded: torch.Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
+        return embedded
+
+
+def _attention(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key, value and attention output before the output projection, each [B, T, D]."""
+    query, key, value = F.linear(x, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
+    images, length, width = x.shape
+    q, k, v = (t.reshape(images, length, module.num_heads, -1).transpose(1, 2) for t in (query, key, value))
+    attention = (q @ k.transpose(-2, -1) / (width // module.num_heads) ** 0.5).softmax(dim=-1)
+    mixed = (attention @ v).transpose(1, 2).reshape(images, length, width)
+    return query, key, value, mixed
+
+
+def grad_eclip_map(
+    gradient: torch.Tensor, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """relu(<gradient, V_i>) * minmax_i cos(query, K_i): [B, D], [B, D], [B, N, D], [B, N, D] -> [B, N]."""
+    cosine = F.cosine_similarity(query[:, None], keys, dim=-1)
+    low, high = cosine.amin(dim=-1, keepdim=True), cosine.amax(dim=-1, keepdim=True)
+    return F.relu((gradient[:, None] * values).sum(dim=-1)) * (cosine - low) / (high - low)
