@@ -1,0 +1,130 @@
+"""A second oracle: open_clip's own modules, called one after another with attention written out.
+
+It knows nothing of ``eyeshine_export``. That it is open_clip's model is checked against ``encode_image`` itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch.nn import functional as F
+
+Trace = dict[str, list[torch.Tensor]]
+
+
+def trace(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, Trace]:
+    """Normalised pixels -> embedding (not unit) and, per block, input, query, key, value, attention, mixed."""
+    visual, kept = model.visual, defaultdict(list)
+    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    first = visual.class_embedding.expand(len(pixels), 1, -1)
+    x = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
+    for block in visual.transformer.resblocks:
+        attn = block.attn
+        heads, width = attn.num_heads, x.shape[-1]
+        packed = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+        query, key, value = packed[..., :width], packed[..., width : 2 * width], packed[..., 2 * width :]
+        q, k, v = (t.unflatten(-1, (heads, width // heads)) for t in (query, key, value))
+        attention = torch.einsum("bihd,bjhd->bhij", q, k).div((width // heads) ** 0.5).softmax(-1)
+        mixed = torch.einsum("bhij,bjhd->bihd", attention, v).flatten(2)
+        for name, tensor in {
+            "input": x, "query": query, "key": key, "value": value, "attention": attention, "mixed": mixed,
+        }.items():  # fmt: skip
+            kept[name].append(tensor)
+        y = x + block.ls_1(attn.out_proj(mixed))
+        x = y + block.ls_2(block.mlp(block.ln_2(y)))
+    return visual.ln_post(x[:, 0]) @ visual.proj, dict(kept)
+
+
+def normalised(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """RGB in 0..1 -> open_clip's input, float64."""
+    shift, scale = (np.asarray(x, np.float64).reshape(1, 3, 1, 1) for x in (mean, std))
+    return torch.from_numpy((pixels.astype(np.float64) - shift) / scale)
+
+
+def cosines(embedding: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """[B, P]."""
+    return F.cosine_similarity(embedding[:, None], text[None], dim=-1)
+
+
+def signals(model: Any, pixels: torch.Tensor, text: torch.Tensor, layers: int) -> dict[str, np.ndarray]:
+    """The signals of the last ``layers`` blocks under the names that graphs give them; one backward per prompt."""
+    embedding, kept = trace(model, pixels)
+    similarity = cosines(embedding, text)
+    last = slice(-layers, None)
+    gradient = [
+        torch.stack([g[:, 0] for g in torch.autograd.grad(column.sum(), kept["mixed"][last], retain_graph=True)], 1)
+        for column in similarity.T
+    ]
+    result = {
+        "embedding": F.normalize(embedding, dim=-1),
+        "similarity": similarity,
+        "class_query": torch.stack(kept["query"][last], 1)[:, :, 0],
+        "keys": torch.stack(kept["key"][last], 1),
+        "values": torch.stack(kept["value"][last], 1),
+        "class_attention": torch.stack(kept["attention"][last], 1)[:, :, :, 0],
+        "gradient": torch.stack(gradient, 1),
+    }
+    return {name: tensor.detach().numpy() for name, tensor in result.items()}
+
+
+def evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a graph with onnx's reference evaluator, in the graph's own precision, operator by operator in NumPy.
+
+    Its Erf (and so its Gelu) rounds to float32 and its Attention takes the root of a float32 scale, whatever they are
+    given; these three are replaced.
+    """
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+
+    class Erf(OpRun):
+        def _run(self, x):
+            return (erf(x).astype(x.dtype),)
+
+    class Gelu(OpRun):
+        def _run(self, x, approximate=None):
+            assert approximate in (None, "none")
+            return ((0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype),)
+
+    class Attention(OpRun):
+        def _run(self, q, k, v, is_causal=0, q_num_heads=0, kv_num_heads=0, scale=None, **_):
+            count, length, width = q.shape
+            assert q_num_heads == kv_num_heads
+            exact = math.sqrt(q_num_heads / width)
+            assert np.float32(scale) == np.float32(exact)
+            q, k, v = (x.reshape(count, length, q_num_heads, -1) for x in (q, k, v))
+            scores = np.einsum("bihd,bjhd->bhij", q, k) * exact
+            if is_causal:
+                scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights /= weights.sum(-1, keepdims=True)
+            return (np.einsum("bhij,bjhd->bihd", weights, v).reshape(count, length, width),)
+
+    names = [value.name for value in model.graph.outputs]
+    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[Erf, Gelu, Attention])
+    return dict(zip(names, evaluator.run(names, inputs), strict=True))
+
+
+def run_onnxruntime(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Run a graph with onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the largest expected value; shapes must agree."""
+    assert got.shape == expected.shape
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
