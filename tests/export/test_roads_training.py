@@ -18,7 +18,9 @@ TINY = Shape(embed=16, width=32, layers=2, head_width=16, patch=16, text_width=1
 
 
 def quick(**changes):
-    return Options(**({"steps": 6, "batch": 8, "texts": 8, "bf16": False, "rate": 3e-3, "ema": 0.5} | changes))
+    return Options(
+        **({"steps": 6, "batch": 8, "texts": 8, "bf16": False, "rate": 3e-3, "ema": 0.5, "shards": 1} | changes)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,21 @@ def test_patches_are_dropped_until_near_the_end(store):
         trainer.step()
         seen.append(trainer.model.visual.patch_dropout.prob)
     assert seen == [0.5, 0.5, 0.0, 0.0]
+
+
+def test_a_run_begins_with_sparse_scenes(store):
+    sparse = store.ready(most=4)
+    for k in range(24):
+        assert (k in sparse) == (len(roads.render(seed=k).objects) <= 4)
+    trainer = Trainer(TINY, quick(steps=4, sparse_until=0.5), store)
+    seen = []
+    batch = store.batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "batch", lambda numbers, rng: seen.append(set(numbers.tolist())) or batch(numbers, rng))
+        for _ in range(4):
+            trainer.step()
+    assert all(numbers <= set(sparse.tolist()) for numbers in seen[:2])
+    assert not (seen[2] | seen[3]) <= set(sparse.tolist())
 
 
 def test_resume_goes_on_exactly(store, tmp_path):

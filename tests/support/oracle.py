@@ -18,7 +18,7 @@ Trace = dict[str, list[torch.Tensor]]
 
 
 def trace(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, Trace]:
-    """Normalised pixels -> embedding (not unit) and, per block, input, query, key, value, attention, mixed."""
+    """Normalised pixels -> embedding (not unit) and, per block, input, normed, query, key, value, attention, mixed."""
     visual, kept = model.visual, defaultdict(list)
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(pixels), 1, -1)
@@ -26,14 +26,14 @@ def trace(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, Trace]:
     for block in visual.transformer.resblocks:
         attn = block.attn
         heads, width = attn.num_heads, x.shape[-1]
-        packed = F.linear(block.ln_1(x), attn.in_proj_weight, attn.in_proj_bias)
+        normed = block.ln_1(x)
+        packed = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias)
         query, key, value = packed[..., :width], packed[..., width : 2 * width], packed[..., 2 * width :]
         q, k, v = (t.unflatten(-1, (heads, width // heads)) for t in (query, key, value))
         attention = torch.einsum("bihd,bjhd->bhij", q, k).div((width // heads) ** 0.5).softmax(-1)
         mixed = torch.einsum("bhij,bjhd->bihd", attention, v).flatten(2)
-        for name, tensor in {
-            "input": x, "query": query, "key": key, "value": value, "attention": attention, "mixed": mixed,
-        }.items():  # fmt: skip
+        parts = {"input": x, "normed": normed, "query": query, "key": key, "value": value}
+        for name, tensor in {**parts, "attention": attention, "mixed": mixed}.items():
             kept[name].append(tensor)
         y = x + block.ls_1(attn.out_proj(mixed))
         x = y + block.ls_2(block.mlp(block.ln_2(y)))
