@@ -13,6 +13,7 @@ import io
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,7 +184,9 @@ def _export_plain(visual: torch.nn.Module, image_size: tuple[int, int], path: Pa
     """torch.onnx.export with its defaults and a dynamic batch."""
     # Two images: torch.export takes a batch of one for a constant.
     example = torch.zeros(2, 3, *image_size)
-    with contextlib.redirect_stdout(io.StringIO()):  # torch reports its progress there
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # torch reports its progress on stdout, and warns about its own code.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             PlainEncoder(visual).eval(),
             (example,),

@@ -6,11 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from tokenizers import Tokenizer
+
 from benchmarks.bundles import Configuration
 from eyeshine.bundle import default_bundle
 from eyeshine.errors import BundleError
 from eyeshine.manifest import Manifest
 from eyeshine_export.compat import import_open_clip
+from eyeshine_export.source import Tokens
 
 __all__ = ["CASES", "GROUPS", "LIMITS", "MODELS", "CaseSpec", "Limit", "configuration", "select"]
 
@@ -115,26 +118,31 @@ def configuration(model: str) -> Configuration:
 
 
 def _roads() -> Configuration:
-    """Random weights of the embedded model's shape: a plain encoder needs weights in open_clip's keys."""
-    from eyeshine_export.roads.config import END, PAD, START, UNKNOWN, Shape, make_tokenizer
-    from eyeshine_export.source import Tokens
+    """Random weights of the embedded model's shape: a plain encoder needs weights in open_clip's keys.
 
-    if not default_bundle().is_dir():
+    The text tower is small and of no account here; its shape is the trainer's default.
+    """
+    from eyeshine_export.roads.config import Shape
+
+    folder = default_bundle()
+    if not folder.is_dir():
         raise BundleError("the embedded bundle is missing", got="no models/roads in the package")
-    info = Manifest.read(default_bundle()).model
-    raw: dict[str, Any] = Shape(embed=info.embed_dim).configuration()
-    raw["quick_gelu"] = info.activation == "quick_gelu"
+    manifest = Manifest.read(folder)
+    model, words = manifest.model, manifest.tokenizer
+    tokenizer = (folder / words.file).read_text("utf-8")
+    raw: dict[str, Any] = Shape(embed=model.embed_dim).configuration()
+    raw["quick_gelu"] = model.activation == "quick_gelu"
+    raw["text_cfg"]["context_length"] = words.context_length
+    raw["text_cfg"]["vocab_size"] = Tokenizer.from_str(tokenizer).get_vocab_size()
     raw["vision_cfg"] = {
-        "image_size": list(info.image_size),
-        "layers": info.layers,
-        "width": info.width,
-        "head_width": info.width // info.heads,
-        "patch_size": list(info.patch_size),
+        "image_size": list(model.image_size),
+        "layers": model.layers,
+        "width": model.width,
+        "head_width": model.width // model.heads,
+        "patch_size": list(model.patch_size),
     }
-    tokenizer = make_tokenizer(raw["text_cfg"]["context_length"])
-    vocabulary = tokenizer.get_vocab()
-    start, end, pad, unknown = (vocabulary[token] for token in (START, END, PAD, UNKNOWN))
-    return Configuration("roads", raw, Tokens(tokenizer.to_str(), start, end, pad, unknown, "lower"))
+    tokens = Tokens(tokenizer, words.start, words.end, words.pad, words.unknown, words.clean)
+    return Configuration("roads", raw, tokens)
 
 
 def select(group: str, only: Collection[str], *, embedded: bool) -> tuple[str, ...]:
