@@ -36,6 +36,7 @@ _TEXT_FEATURES = {
     "hf_model_name": None,
     "hf_tokenizer_name": None,
     "tokenizer_mode": None,
+    "tokenizer_kwargs": None,
     "embed_cls": False,
     "no_causal_mask": False,
     "proj_bias": False,
@@ -43,6 +44,20 @@ _TEXT_FEATURES = {
     "act_kwargs": None,
     **_BLOCK_FEATURES,
 }
+# Settings that are read, that change nothing here, or that belong to a tower which is refused above.
+_SHARED_SETTINGS = {
+    "layers", "width", "mlp_ratio", "ls_init_value", "final_ln_after_pool", "pool_type", "output_tokens", "norm_kwargs",
+    "block_type",
+}  # fmt: skip
+_VISION_SETTINGS = _SHARED_SETTINGS | {
+    "head_width", "patch_size", "image_size", "patch_dropout", "no_ln_pre", "pos_embed_type", "attn_pooler_queries",
+    "attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
+    "timm_drop_path",
+}  # fmt: skip
+_TEXT_SETTINGS = _SHARED_SETTINGS | {
+    "context_length", "vocab_size", "heads", "pad_id", "eos_id", "hf_model_pretrained", "hf_proj_type",
+    "hf_pooler_type",
+}  # fmt: skip
 _NAMES = {
     "attentional_pool": "attention pool",
     "timm_model_name": "timm image tower",
@@ -91,6 +106,11 @@ class VisionConfig(TowerConfig):
     patch_size: tuple[int, int]
     pre_norm: bool
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.grid) < 1:
+            raise ExportError("image holds no whole patch", got=f"image {self.image_size}, patch {self.patch_size}")
+
     @property
     def grid(self) -> tuple[int, int]:
         """Patches (down, across); open_clip drops pixels that do not fill a patch."""
@@ -121,6 +141,10 @@ class ClipConfig:
     vision: VisionConfig
     text: TextConfig
 
+    def __post_init__(self) -> None:
+        if self.embed_dim < 1:
+            raise ExportError("embed_dim must be positive", got=self.embed_dim)
+
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
     """Read an open_clip model configuration (JSON, or a hub file with ``model_cfg``); return its name and content."""
@@ -128,7 +152,7 @@ def read_config(path: Path) -> tuple[str, dict[str, Any]]:
         raw = json.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ExportError("model configuration cannot be read", got=f"{path}: {error}") from error
-    if isinstance(raw, dict) and "model_cfg" in raw:
+    if isinstance(raw, dict) and isinstance(raw.get("model_cfg"), dict):
         raw = {**raw["model_cfg"], "preprocess_cfg": raw.get("preprocess_cfg", {})}
     if not isinstance(raw, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= raw.keys():
         raise ExportError(
@@ -148,21 +172,25 @@ def parse_config(name: str, raw: Mapping[str, Any]) -> ClipConfig:
     """
     if "multimodal_cfg" in raw:
         raise UnsupportedError(f"{name}: CoCa is not supported yet", allowed=_SUPPORTED)
-    vision, text = raw["vision_cfg"], raw["text_cfg"]
     activation: Activation = "quick_gelu" if raw.get("quick_gelu", False) else "gelu"
-    return ClipConfig(
-        name=name,
-        embed_dim=int(raw["embed_dim"]),
-        vision=_vision(name, vision, activation),
-        text=_text(name, text, activation),
-    )
+    try:
+        return ClipConfig(
+            name=name,
+            embed_dim=int(raw["embed_dim"]),
+            vision=_vision(name, raw["vision_cfg"], activation),
+            text=_text(name, raw["text_cfg"], activation),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise ExportError(
+            f"{name}: a value of the model configuration is of no use", got=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _vision(name: str, cfg: Mapping[str, Any], activation: Activation) -> VisionConfig:
     layers = cfg.get("layers", 12)
     if isinstance(layers, list | tuple):
         raise UnsupportedError(f"{name}: ResNet image towers are not supported yet", allowed=_SUPPORTED)
-    _refuse(name, "vision_cfg", cfg, _VISION_FEATURES)
+    _refuse(name, "vision_cfg", cfg, _VISION_FEATURES, _VISION_SETTINGS)
     width = int(cfg.get("width", 768))
     return VisionConfig(
         width=width,
@@ -177,7 +205,7 @@ def _vision(name: str, cfg: Mapping[str, Any], activation: Activation) -> Vision
 
 
 def _text(name: str, cfg: Mapping[str, Any], activation: Activation) -> TextConfig:
-    _refuse(name, "text_cfg", cfg, _TEXT_FEATURES)
+    _refuse(name, "text_cfg", cfg, _TEXT_FEATURES, _TEXT_SETTINGS)
     pool = cfg.get("pool_type", "argmax")
     if pool not in ("argmax", "eos"):
         raise UnsupportedError(f"{name}: text_cfg pool_type is not supported yet", got=pool, allowed="argmax, eos")
@@ -193,7 +221,9 @@ def _text(name: str, cfg: Mapping[str, Any], activation: Activation) -> TextConf
     )
 
 
-def _refuse(name: str, section: str, cfg: Mapping[str, Any], features: Mapping[str, object]) -> None:
+def _refuse(
+    name: str, section: str, cfg: Mapping[str, Any], features: Mapping[str, object], settings: set[str]
+) -> None:  # fmt: skip
     for key, default in features.items():
         value = cfg.get(key, default)
         if value != default and not (default is None and not value):
@@ -203,6 +233,9 @@ def _refuse(name: str, section: str, cfg: Mapping[str, Any], features: Mapping[s
             )
     if cfg.get("block_type") not in (None, "default"):
         raise UnsupportedError(f"{name}: block_type is not supported yet", got=cfg["block_type"], allowed=_SUPPORTED)
+    for key in cfg:
+        if key not in features and key not in settings:
+            raise UnsupportedError(f"{name}: {key} is not known", got=f"{section}.{key} = {cfg[key]!r}")
 
 
 def _eps(name: str, cfg: Mapping[str, Any]) -> float:
