@@ -145,9 +145,13 @@ class Options:
 
     Args:
         steps, minutes: how long; learning rate and patch dropout follow the share that has passed.
-        batch: pictures a step; ``texts``: captions a step beside the label and phrase prompts.
+        batch: pictures a step; ``texts``: captions a shard beside the label and phrase prompts.
+        shards: threads among which a batch is divided. With more than one, patches are dropped in an order that
+            depends on the threads, so that a run cannot be repeated to the bit.
         rate: highest learning rate; ``warmup``: share of the run before it is reached.
         patch_dropout: share of patches left out until ``full_from`` of the run has passed, none after.
+        sparse_until: share of the run in which only scenes of at most four objects are shown. From nothing, a class
+            token finds out what objects are sooner where there are few of them.
         ema: decay of the averaged weights, which are the ones that are saved.
         checkpoint_every: seconds between checkpoints.
 
@@ -158,12 +162,14 @@ class Options:
     steps: int | None = None
     minutes: float | None = None
     batch: int = 64
-    texts: int = 32
+    texts: int = 24
+    shards: int = 2
     rate: float = 1e-3
     decay: float = 0.05
     warmup: float = 0.03
     patch_dropout: float = 0.5
-    full_from: float = 0.85
+    full_from: float = 0.9
+    sparse_until: float = 0.25
     ema: float = 0.998
     bf16: bool = True
     checkpoint_every: float = 180.0
@@ -172,9 +178,10 @@ class Options:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None) or (self.steps or self.minutes or 0) <= 0:
             raise OptionError("a run needs one bound", got=asdict(self), allowed="steps or minutes, above 0")
-        for name, low, high in (("patch_dropout", 0, 0.9), ("full_from", 0, 1), ("ema", 0, 0.99999), ("warmup", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise OptionError(f"{name} is out of range", got=getattr(self, name), allowed=f"{low} to {high}")
-        for name in ("batch", "texts"):
+        shares = dict.fromkeys(("full_from", "sparse_until", "warmup"), 1.0) | {"patch_dropout": 0.9, "ema": 0.99999}
+        for name, high in shares.items():
+            if not 0 <= getattr(self, name) <= high:
+                raise OptionError(f"{name} is out of range", got=getattr(self, name), allowed=f"0 to {high}")
+        for name in ("batch", "texts", "shards"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is out of range", got=getattr(self, name), allowed="1 and above")

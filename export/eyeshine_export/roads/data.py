@@ -100,10 +100,16 @@ class Store:
         self.pixels = np.load(folder / "pixels.npy", mmap_mode="r")
         self.facts = np.load(folder / "facts.npy", mmap_mode="r")
         self._done = np.load(folder / "done.npy", mmap_mode="r")
+        self._sparse: dict[int, npt.NDArray[np.int64]] = {}
 
-    def ready(self) -> npt.NDArray[np.int64]:
-        """The numbers of the scenes that are rendered by now."""
-        return np.flatnonzero(self._done)
+    def ready(self, *, most: int | None = None) -> npt.NDArray[np.int64]:
+        """The numbers of the scenes that are rendered by now, of those with at most ``most`` objects if given."""
+        if most is None:
+            return np.flatnonzero(self._done)
+        if most not in self._sparse:
+            objects = self.facts[:, : len(roads.LABELS)].sum(axis=1)
+            self._sparse[most] = np.flatnonzero(self._done & (objects <= most))
+        return self._sparse[most]
 
     def batch(self, numbers: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Pixels, Pixels]:
         """Lightly augmented pixels uint8 [B, 112, 112, 3] and fact rows uint8 [B, len(FACTS)] of some scenes.

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,21 @@ from eyeshine_export.roads.data import Store
 from eyeshine_export.roads.texts import pool, token_ids, truth
 
 _SCALE, _BIAS = math.log(10.0), -2.0  # of the logits, to begin with
+_SPARSE = 4  # objects in the scenes of the first part of a run
+
+
+def _optimisers(model: torch.nn.Module, options: Options) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices inside the blocks, where it learns in about half the steps; AdamW for all else."""
+    inside = {name for name, p in model.named_parameters() if "resblocks" in name and p.ndim == 2}
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if name in inside]
+    decayed = [p for name, p in named if name not in inside and p.ndim >= 2]
+    plain = [p for name, p in named if name not in inside and p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": options.decay}, {"params": plain, "weight_decay": 0.0}]
+    return (
+        torch.optim.Muon(matrices, lr=options.rate, weight_decay=options.decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=True),
+    )
 
 
 class Trainer:
@@ -36,11 +52,9 @@ class Trainer:
             self.model.logit_scale.fill_(_SCALE)
             self.model.logit_bias.fill_(_BIAS)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        plain = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": options.decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=True)
+        self.optimisers = _optimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
+        self.threads = ThreadPoolExecutor(options.shards, initializer=torch.set_num_threads, initargs=(1,))
         self.step_count, self.seconds = 0, 0.0
 
     @property
@@ -55,35 +69,49 @@ class Trainer:
         p, o = self.progress, self.options
         ramp = min(1.0, (p + 1e-3) / o.warmup) if o.warmup else 1.0
         rate = o.rate * ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * p)))
-        for group in self.optimiser.param_groups:
+        for group in (g for optimiser in self.optimisers for g in optimiser.param_groups):
             group["lr"] = rate
         self.model.visual.patch_dropout.prob = o.patch_dropout if p < o.full_from else 0.0
 
-    def step(self) -> float:
-        """One step on a fresh batch; returns its loss per pair."""
-        began = time.perf_counter()
-        self._set_schedule()
-        numbers = self.rng.choice(self.store.ready(), size=self.options.batch)
-        pixels, rows = self.store.batch(numbers, self.rng)
-        texts = pool(rows, self.options.texts, self.rng)
+    def _shard(self, size: int, seed: int) -> tuple[float, list[torch.Tensor]]:
+        """The loss per pair of ``size`` fresh scenes and their texts, and its gradients."""
+        rng = np.random.default_rng(seed)
+        most = _SPARSE if self.progress < self.options.sparse_until else None
+        pixels, rows = self.store.batch(rng.choice(self.store.ready(most=most), size=size), rng)
+        texts = pool(rows, self.options.texts, rng)
         sign = torch.from_numpy(truth(rows, texts)).float() * 2 - 1
         ids = torch.from_numpy(token_ids(self.tokenizer, texts))
         images = scaled(torch.from_numpy(pixels))
-        images = images * torch.from_numpy(self.rng.uniform(0.85, 1.15, (len(images), 1, 1, 1))).float()
-        self.model.train()
+        images = images * torch.from_numpy(rng.uniform(0.85, 1.15, (size, 1, 1, 1))).float()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.options.bf16):
             seen = self.model.encode_image(images, normalize=True)
             said = encode_text(self.model, ids)
         logits = self.model.logit_scale.exp() * seen.float() @ said.float().T + self.model.logit_bias
         loss = -torch.nn.functional.logsigmoid(sign * logits).mean()
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss * len(texts))
+        gradients = torch.autograd.grad(loss * len(texts), list(self.model.parameters()))
+        return float(loss.detach()), list(gradients)
+
+    def step(self) -> float:
+        """One step on fresh scenes; returns its loss per pair.
+
+        The batch is cut into shards, each with its own texts and its own thread: on a busy machine, two threads that
+        meet once a step wait far less for each other than two that meet in every operator.
+        """
+        began = time.perf_counter()
+        self._set_schedule()
+        self.model.train()
+        shards = self.options.shards
+        seeds = [int(k) for k in self.rng.integers(2**62, size=shards)]
+        results = list(self.threads.map(self._shard, [self.options.batch // shards] * shards, seeds))
+        for parameter, *parts in zip(self.model.parameters(), *(gradients for _, gradients in results), strict=True):
+            parameter.grad = torch.stack(parts).mean(0) if shards > 1 else parts[0]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self._average()
         self.step_count += 1
         self.seconds += time.perf_counter() - began
-        return float(loss.detach())
+        return float(np.mean([loss for loss, _ in results]))
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -100,7 +128,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "numpy": self.rng.bit_generator.state,
             "torch": torch.get_rng_state(),
             "step": self.step_count,
@@ -114,21 +142,22 @@ class Trainer:
         state = torch.load(folder / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.rng.bit_generator.state = state["numpy"]
         torch.set_rng_state(state["torch"])
         self.step_count, self.seconds = state["step"], state["seconds"]
 
 
 def run(trainer: Trainer, folder: Path) -> None:
-    """Train until the run's bound is reached, writing a log line every 100 steps and a checkpoint now and then."""
+    """Train until the run's bound is reached, writing a log line every 50 steps and a checkpoint now and then."""
     folder.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
     saved = began = time.perf_counter()
     with (folder / "log.txt").open("a", encoding="utf-8") as log:
         while trainer.progress < 1:
             losses.append(trainer.step())
-            if trainer.step_count % 100 == 0:
+            if trainer.step_count % 50 == 0:
                 now = time.perf_counter()
                 pace = len(losses) * trainer.options.batch / (now - began)
                 scale = float(trainer.model.logit_scale.detach().exp())
