@@ -88,9 +88,12 @@ def recognise(state: Mapping[str, torch.Tensor]) -> Layout:
     for key, what in known.items():
         if key in state:
             raise UnsupportedError(f"{what} is not supported yet", got=f"a checkpoint with {key}")
-    for prefix, what in (("visual.trunk.", "timm image tower"), ("text.transformer.embeddings.", "HF text tower")):
-        if any(key.startswith(prefix) for key in state):
-            raise UnsupportedError(f"{what} is not supported yet", got=f"a checkpoint with {prefix}*")
+    for key in state:
+        if key.startswith("visual.trunk."):
+            raise UnsupportedError("timm image tower is not supported yet", got=f"a checkpoint with {key}")
+        # By now "text." is taken off; open_clip's own text towers have nothing else below "transformer.".
+        if key.startswith("transformer.") and not key.startswith("transformer.resblocks."):
+            raise UnsupportedError("HF text tower is not supported yet", got=f"a checkpoint with {key}")
     if "visual.conv1.weight" in state:
         return "openai" if "input_resolution" in state else "open_clip"
     if "vision_model.embeddings.patch_embedding.weight" in state:
@@ -124,7 +127,7 @@ def _read_torch(path: Path) -> State:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ExportError(
-            "checkpoint holds more than weights and is not loaded",
+            "checkpoint is damaged or holds more than weights, and is not loaded",
             got=f"{path.name}: {str(error).splitlines()[0]}",
             cure="save its state_dict alone, as .safetensors",
         ) from error
@@ -140,10 +143,11 @@ def _read_torch(path: Path) -> State:
 
 def _is_torchscript(path: Path) -> bool:
     """A TorchScript archive is a zip file with a folder of code."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:  # older files of torch are none; damaged ones are reported when they are loaded
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _strip(state: State) -> State:
@@ -167,9 +171,9 @@ def _huggingface_activation(path: Path | None) -> Activation | None:
         return "quick_gelu"
     try:
         raw: dict[str, Any] = json.loads(beside.read_text("utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ExportError("config.json beside the checkpoint cannot be read", got=str(error)) from error
-    named = {str(raw.get(part, {}).get("hidden_act", "quick_gelu")) for part in ("vision_config", "text_config")}
+        named = {str(raw.get(part, {}).get("hidden_act", "quick_gelu")) for part in ("vision_config", "text_config")}
+    except (OSError, ValueError, AttributeError) as error:  # ValueError: not UTF-8, not JSON
+        raise ExportError("config.json beside the checkpoint cannot be read", got=f"{beside}: {error}") from error
     if named == {"quick_gelu"}:
         return "quick_gelu"
     if named == {"gelu"}:
