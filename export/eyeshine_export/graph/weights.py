@@ -69,20 +69,25 @@ class VisionWeights:
 
 
 class _Reader:
-    """Takes arrays out of a state dictionary by name and checks their shapes."""
+    """Takes arrays out of a state dictionary by name, checks their shapes, and knows which ones it took."""
 
     def __init__(self, state: StateDict, prefix: str) -> None:
         self.state, self.prefix = state, prefix
+        self.taken: set[str] = set()
 
-    def __call__(self, name: str, *shape: int) -> Array:
-        key = f"{self.prefix}{name}"
+    def _find(self, key: str) -> Array:
         if key not in self.state:
             raise ExportError(
                 "checkpoint and configuration disagree: a weight is missing",
                 got=f"no {key}",
                 cure="name the configuration that this checkpoint was trained with",
             )
-        array = self.state[key]
+        return self.state[key]
+
+    def __call__(self, name: str, *shape: int) -> Array:
+        key = f"{self.prefix}{name}"
+        array = self._find(key)
+        self.taken.add(key)
         if array.shape != shape:
             raise ExportError(
                 "checkpoint and configuration disagree: a weight has another shape",
@@ -91,6 +96,20 @@ class _Reader:
                 cure="name the configuration that this checkpoint was trained with",
             )
         return array
+
+    def rows(self, name: str) -> int:
+        """Rows of a matrix whose height the configuration leaves open."""
+        return int(self._find(f"{self.prefix}{name}").shape[0])
+
+    def finish(self, *elsewhere: str) -> None:
+        """Refuse weights that nothing took: they change what the model computes. ``elsewhere``: beginnings of names."""
+        for key in self.state:
+            if key.startswith(self.prefix) and key not in self.taken and not key.startswith(elsewhere):
+                raise ExportError(
+                    "checkpoint and configuration disagree: the configuration has no place for a weight",
+                    got=f"{key} {self.state[key].shape}",
+                    cure="name the configuration that this checkpoint was trained with",
+                )
 
     def has(self, name: str) -> bool:
         return f"{self.prefix}{name}" in self.state
@@ -111,7 +130,7 @@ def vision_weights(
     shift: Array = np.asarray(mean, conv.dtype).reshape(1, 3, 1, 1)
     bias = -(conv * (shift / scale)).sum(axis=(1, 2, 3), dtype=np.float64).astype(conv.dtype)
     positions = read("positional_embedding", 1 + grid_h * grid_w, width)
-    return VisionWeights(
+    weights = VisionWeights(
         patch=(conv / scale).reshape(width, -1),
         class_token=read("class_embedding", width) + positions[0],
         positions=positions[1:] + bias,
@@ -120,6 +139,8 @@ def vision_weights(
         final_norm=read.pair("ln_post", width),
         projection=read("proj", width, embed_dim),
     )
+    read.finish()
+    return weights
 
 
 def text_weights(state: StateDict, config: TextConfig, embed_dim: int) -> TextWeights:
@@ -129,13 +150,15 @@ def text_weights(state: StateDict, config: TextConfig, embed_dim: int) -> TextWe
         projection = read("text_projection.weight", embed_dim, config.width).T
     else:
         projection = read("text_projection", config.width, embed_dim)
-    return TextWeights(
+    weights = TextWeights(
         token_embedding=read("token_embedding.weight", config.vocab_size, config.width),
         positions=read("positional_embedding", config.context_length, config.width),
         blocks=_blocks(read, "text", config),
         final_norm=read.pair("ln_final", config.width),
         projection=projection,
     )
+    read.finish("visual.", "logit_scale", "logit_bias", "attn_mask", "text.attn_mask")
+    return weights
 
 
 def _blocks(read: _Reader, tower: str, config: TowerConfig) -> tuple[BlockWeights, ...]:
@@ -154,7 +177,7 @@ def _block(read: _Reader, tower: str, index: int, width: int) -> BlockWeights:
     at = f"transformer.resblocks.{index}"
     packed_weight = read(f"{at}.attn.in_proj_weight", 3 * width, width)
     packed_bias = read(f"{at}.attn.in_proj_bias", 3 * width)
-    hidden = read.state[f"{read.prefix}{at}.mlp.c_fc.weight"].shape[0]
+    hidden = read.rows(f"{at}.mlp.c_fc.weight")
     return BlockWeights(
         name=f"{tower}.{index}",
         norm1=read.pair(f"{at}.ln_1", width),
