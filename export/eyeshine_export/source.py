@@ -210,9 +210,14 @@ def _check_activation(config: ClipConfig, loaded: Checkpoint) -> None:
 
 def _normalisation(preprocess: Mapping[str, Any]) -> Normalisation:
     def triple(key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-        value = tuple(float(v) for v in preprocess.get(key) or default)
+        given = preprocess.get(key) or default
+        try:
+            # As in open_clip, one number stands for all three channels.
+            value = tuple(float(v) for v in (given if isinstance(given, list | tuple) else [given] * 3))
+        except (TypeError, ValueError):
+            value = ()
         if len(value) != 3:
-            raise ExportError(f"preprocess_cfg.{key} must be three numbers", got=value)
+            raise ExportError(f"preprocess_cfg.{key} must be three numbers", got=given)
         return value[0], value[1], value[2]
 
     return Normalisation(triple("mean", OPENAI_MEAN), triple("std", OPENAI_STD))

@@ -1,0 +1,179 @@
+"""Where models come from: names, tags, files, the hub. Nothing here uses the network."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eyeshine.errors import ExportError, EyeshineError, UnsupportedError
+from eyeshine_export.compat import import_open_clip
+from eyeshine_export.source import OPENAI_MEAN, OPENAI_STD, Normalisation, resolve
+from layouts import huggingface_layout, openai_layout
+from tiny import tiny_config, tiny_model, word_tokens, write_config
+
+open_clip = import_open_clip()
+PLAIN, QUICK = tiny_config(), tiny_config(quick_gelu=True)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return {name: value.detach().clone() for name, value in tiny_model(PLAIN).state_dict().items()}
+
+
+@pytest.fixture
+def files(tmp_path, state):
+    """A folder with both configurations and the weights in three layouts, each in a folder of its own."""
+    write_config(tmp_path / "plain.json", PLAIN)
+    write_config(tmp_path / "plain-quickgelu.json", QUICK)
+    layouts = {"open_clip": state, "openai": openai_layout(state, 32, 12, 24), "huggingface": huggingface_layout(state)}
+    for name, theirs in layouts.items():
+        (tmp_path / name).mkdir()
+        save_file(theirs, tmp_path / name / "model.safetensors")
+    return tmp_path
+
+
+def open_file(files, config, layout, **more):
+    return resolve(
+        str(files / f"{config}.json"), checkpoint=files / layout / "model.safetensors", tokens=word_tokens(), **more
+    )
+
+
+def test_a_file_and_a_configuration(files, state):
+    found = open_file(files, "plain", "open_clip", licence="MIT")
+    assert (found.config.name, found.origin, found.licence) == ("plain", "model.safetensors (open_clip keys)", "MIT")
+    assert (found.normalisation.mean, found.normalisation.std) == (OPENAI_MEAN, OPENAI_STD)
+    assert found.state.keys() == state.keys()
+    assert open_file(files, "plain", "open_clip").licence.startswith("not stated")
+
+
+@pytest.mark.parametrize("layout", ["openai", "huggingface"])
+def test_quickgelu_weights_under_another_configuration_are_an_error(files, layout):
+    assert open_file(files, "plain-quickgelu", layout).config.vision.activation == "quick_gelu"
+    with pytest.raises(ExportError, match=r"trained with quick_gelu.*has gelu.*use plain-quickgelu"):
+        open_file(files, "plain", layout)
+
+
+def test_hugging_face_weights_that_name_gelu_are_taken(files):
+    config = {part: {"hidden_act": "gelu"} for part in ("vision_config", "text_config")}
+    (files / "huggingface" / "config.json").write_text(json.dumps(config))
+    assert open_file(files, "plain", "huggingface").config.vision.activation == "gelu"
+    with pytest.raises(ExportError, match=r"trained with gelu.*has quick_gelu.*use plain"):
+        open_file(files, "plain-quickgelu", "huggingface")
+
+
+def test_a_registered_name_with_a_file(tmp_path):
+    raw = open_clip.get_model_config("ViT-S-32-alt")
+    found = {"visual.conv1.weight": torch.zeros(1)}
+    save_file(found, tmp_path / "model.safetensors")
+    assert resolve("ViT-S-32-alt", checkpoint=tmp_path / "model.safetensors").config.embed_dim == raw["embed_dim"]
+
+
+@pytest.fixture
+def downloads(files, monkeypatch):
+    """Let open_clip "download" the tiny weights; returns what it was asked for."""
+    asked = []
+
+    def download(config, **_):
+        asked.append(config)
+        return str(files / "open_clip" / "model.safetensors")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "licence", "mode"),
+    [
+        ("ViT-B-32-quickgelu", "openai", "MIT", "shortest"),
+        ("ViT-B-32", "laion2b_s34b_b79k", "not stated", "shortest"),
+        ("ViT-B-32", "datacomp_xl_s13b_b90k", "not stated", "shortest"),
+        ("ViT-B-32-quickgelu", "metaclip_400m", "not stated", "shortest"),
+        ("ViT-H-14-378-quickgelu", "dfn5b", "not stated", "squash"),
+    ],
+)
+def test_a_pretrained_tag(downloads, name, tag, licence, mode):
+    found = resolve(name, pretrained=tag)
+    assert downloads == [open_clip.get_pretrained_cfg(name, tag)]
+    assert (found.origin, found.preprocess.resize) == (f"open_clip tag {tag}", mode)
+    assert found.licence.startswith(licence)
+    assert found.normalisation.mean == tuple(downloads[0]["mean"])
+
+
+@pytest.mark.parametrize("tag", ["openai", "metaclip_400m"])
+def test_a_tag_of_another_activation_is_an_error(downloads, tag):
+    with pytest.raises(ExportError, match=r"trained with quick_gelu.*cure: use ViT-B-32-quickgelu"):
+        resolve("ViT-B-32", pretrained=tag)
+
+
+def test_a_gelu_tag_under_quickgelu_is_an_error(downloads, monkeypatch):
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: {"hf_hub": "x/"})
+    with pytest.raises(ExportError, match=r"trained with gelu.*cure: use ViT-B-32$"):
+        resolve("ViT-B-32-quickgelu", pretrained="laion")
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", fail)
+    with pytest.raises(ExportError, match=r"'openai' could not be downloaded.*no route.*pass --checkpoint"):
+        resolve("ViT-B-32-quickgelu", pretrained="openai")
+    with pytest.raises(ExportError, match=r"hf-hub:owner/name could not be downloaded.*no route.*--checkpoint"):
+        resolve("hf-hub:owner/name")
+
+
+def test_a_hub_repository(files, monkeypatch):
+    hub = {"model_cfg": PLAIN, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": 0.2, "resize_mode": "squash"}}
+    wanted = {
+        "open_clip_config.json": write_config(files / "hub.json", hub),
+        None: files / "open_clip" / "model.safetensors",
+    }
+    monkeypatch.setattr(
+        "open_clip.pretrained.download_pretrained_from_hf", lambda owner, filename=None: str(wanted[filename])
+    )
+    found = resolve("hf-hub:owner/name", tokens=word_tokens(), licence="Apache-2.0")
+    assert (found.config.name, found.origin, found.licence) == ("owner/name", "hf-hub:owner/name", "Apache-2.0")
+    assert found.normalisation == Normalisation((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert found.preprocess.resize == "squash"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("ViT-B-33", {"pretrained": "openai"}, r"unknown model.*ViT-B-32.*cure"),
+        ("no such model", {"pretrained": "openai"}, r"unknown model.*list_models"),
+        ("missing.json", {"pretrained": "openai"}, "cannot be read"),
+        ("ViT-B-32", {"pretrained": "no such tag"}, r"no pretrained tag 'no such tag'.*openai"),
+        ("ViT-B-32", {}, r"neither.*--pretrained TAG"),
+        ("ViT-B-32", {"pretrained": "openai", "checkpoint": "x.pt"}, r"name the weights once.*got --pretrained and"),
+        ("RN50", {"pretrained": "openai"}, "RN50: ResNet"),
+        ("ViT-B-16-SigLIP", {"pretrained": "webli"}, "ViT-B-16-SigLIP: timm"),
+    ],
+)
+def test_what_cannot_be_resolved(model, options, message):
+    with pytest.raises(ExportError, match=message):
+        resolve(model, **options)
+
+
+def test_a_foreign_vocabulary_needs_its_tokenizer(files):
+    with pytest.raises(ExportError, match=r"foreign tokenizer.*vocab_size 24.*cure"):
+        resolve(str(files / "plain.json"), checkpoint=files / "open_clip" / "model.safetensors")
+    write_config(files / "worldwide.json", tiny_config(text={"hf_tokenizer_name": "facebook/xlm-v-base"}))
+    with pytest.raises(UnsupportedError, match="worldwide: foreign tokenizer"):
+        open_file(files, "worldwide", "open_clip")
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        {"resize_mode": "longest"}, {"interpolation": "random"}, {"mean": [0.5]}, {"mean": ["a", "b", "c"]},
+        {"std": [0.2, 0.0, 0.2]}, {"std": "x"}, {"mean": [[1], [2], [3]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_preprocessing_that_is_not_supported_is_an_error(files, preprocess):
+    write_config(files / "odd.json", {"model_cfg": PLAIN, "preprocess_cfg": preprocess})
+    with pytest.raises(EyeshineError):
+        open_file(files, "odd", "open_clip")
