@@ -163,7 +163,13 @@ def _present(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _by_label(rows: list[NDArray[np.float64]]) -> dict[str, float]:
-    return {label: float(value) for label, value in zip(roads.LABELS, np.nanmean(np.stack(rows), axis=0), strict=True)}
+    """Mean over the scenes that hold a label; NaN for a label that no scene holds."""
+    table = np.stack(rows)
+    seen = ~np.isnan(table)
+    means = np.divide(
+        np.where(seen, table, 0).sum(0), seen.sum(0), out=np.full(table.shape[1], math.nan), where=seen.any(0)
+    )
+    return dict(zip(roads.LABELS, means.tolist(), strict=True))
 
 
 def main() -> None:
