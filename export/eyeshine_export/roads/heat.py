@@ -25,8 +25,9 @@ class LastBlock:
     """What the class token sees and hands on in the last block, for a batch.
 
     ``attention`` [B, h, N] is its attention to the patches, ``values`` [B, h, N, d] theirs, ``affinity`` [B, N] the
-    cosine of the class query with each patch's key over all heads, ``output`` [B, h*d] the class token's head outputs
-    (a leaf, so that gradients can be taken), and ``embed`` maps such outputs to unit embeddings [B, E].
+    cosine of the class query with each patch's key over all heads, min-max over the patches, ``output`` [B, h*d] the
+    class token's head outputs (a leaf, so that gradients can be taken), and ``embed`` maps such outputs to unit
+    embeddings [B, E].
     """
 
     attention: torch.Tensor
@@ -50,6 +51,8 @@ def last_block(model: Any, images: torch.Tensor) -> LastBlock:
         heads = block.attn.num_heads
         q, k, v = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias).chunk(3, dim=-1)
         affinity = F.cosine_similarity(q[:, :1], k[:, 1:], dim=-1)
+        low, high = affinity.amin(1, keepdim=True), affinity.amax(1, keepdim=True)
+        affinity = (affinity - low) / (high - low).clamp_min(1e-6)
         split = [_by_head(z, heads).transpose(1, 2) for z in (q, k, v)]
         attention = (split[0][:, :, :1] @ split[1].transpose(-1, -2) / split[0].shape[-1] ** 0.5).softmax(-1)
         output = (attention @ split[2])[:, :, 0].flatten(1)
@@ -71,5 +74,6 @@ def heat_maps(block: LastBlock, target: torch.Tensor) -> dict[str, torch.Tensor]
     return {
         "attention": block.attention.mean(1),
         "grad_eclip": (block.affinity * use.sum(1)).relu(),
+        "grad_eclip_flat": use.sum(1).relu(),
         "chefer": (block.attention * use).relu().mean(1),
     }
