@@ -15,7 +15,7 @@ from eyeshine.errors import ExportError
 from eyeshine_export.reference import explain_reference, text_reference
 from eyeshine_export.source import Source
 
-__all__ = ["TOLERANCE", "Oracle", "check_graphs", "relative_error"]
+__all__ = ["TOLERANCE", "Oracle", "check_graphs", "last_blocks", "relative_error"]
 
 TOLERANCE = 1e-4
 """Largest relative error of any fp32 output (docs/numerics.md)."""

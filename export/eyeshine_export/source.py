@@ -15,7 +15,7 @@ from eyeshine_export.checkpoint import Checkpoint, read_checkpoint
 from eyeshine_export.compat import import_open_clip
 from eyeshine_export.config import Activation, ClipConfig, parse_config, read_config
 
-__all__ = ["Normalisation", "Source", "Tokens", "resolve"]
+__all__ = ["CLIP_VOCABULARY", "OPENAI_MEAN", "OPENAI_STD", "Normalisation", "Source", "Tokens", "resolve"]
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -28,7 +28,7 @@ from eyeshine_export.parity import Oracle, check_graphs, last_blocks
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 
-__all__ = ["ExportOptions", "add_file", "export_bundle"]
+__all__ = ["ExportOptions", "add_file", "export_bundle", "write_graphs"]
 
 WEIGHTS, TOKENIZER, GOLDEN = "weights.bin", "tokenizer.json", "golden.npz"
 _PAGE = 4096  # the runtime maps the weights file; tensors start on pages
