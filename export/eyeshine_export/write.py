@@ -15,16 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from eyeshine.bundle import sha256_of
 from eyeshine.errors import ExportError, OptionError, OutputError
 from eyeshine.manifest import MANIFEST, SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorInfo, TokenizerInfo
 from eyeshine.signals import SIGNALS
+from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET
 from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
-from eyeshine_export.parity import Oracle, check_graphs, last_blocks
+from eyeshine_export.parity import Oracle, check_graphs
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 
@@ -172,29 +172,6 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
                 value.const_value = placed[name]
     for name, model in models.items():
         ir.save(model, folder / f"{name}.onnx")
-
-
-def golden_values(oracle: Oracle, graphs: Mapping[str, int]) -> dict[str, NDArray[np.generic]]:
-    """Inputs and the oracle's outputs for one image and two prompts: ``in/NAME`` and ``GRAPH/OUTPUT``.
-
-    Keys and values are left out of the deep graph's, where they would be most of the file.
-    """
-    config = oracle.source.config
-    random = np.random.default_rng(1)
-    pixels = random.random((1, 3, *config.vision.image_size), dtype=np.float32)
-    text = random.standard_normal((2, config.embed_dim), dtype=np.float32)
-    end = config.text.vocab_size - 1 if config.text.end_id is None else config.text.end_id
-    tokens = np.array([[3, 4, end, 0], [5, end, 0, 0]], dtype=np.int64)
-    values: dict[str, NDArray[np.generic]] = {"in/pixels": pixels, "in/text": text, "in/tokens": tokens}
-    values["text/text_embedding"] = oracle.text(tokens)
-    signals = oracle.explain(pixels, text, max(graphs.values()))
-    values["encode/embedding"] = signals["embedding"]
-    for graph in ("image", "deep"):
-        if graph in graphs:
-            for name, signal in signals.items():
-                if graph == "image" or name not in ("keys", "values"):
-                    values[f"{graph}/{name}"] = last_blocks(name, signal, graphs[graph])
-    return values
 
 
 def _write_tokenizer(source: Source, folder: Path) -> TokenizerInfo:

@@ -6,17 +6,16 @@ or end-of-text), and head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from eyeshine_export.config import ClipConfig, TextConfig, VisionConfig
-from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.dense import DenseBlock, dense_forward
+from eyeshine_export.graph.explained import LowestBlock, Stack, class_row, gradients_of
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
 from eyeshine_export.graph.ops import Graph
-from eyeshine_export.graph.vjp import Head, RowVjp, Vjp
+from eyeshine_export.graph.vjp import Head, Vjp
 from eyeshine_export.graph.weights import BlockWeights, TextWeights, VisionWeights
 
 __all__ = ["encode_graph", "explain_graph", "text_graph"]
@@ -42,7 +41,7 @@ def explain_graph(
     text, similarity_dims = g.input("text", ["P", config.embed_dim]), ["B", "P"]
     for block in blocks[: depth - layers]:
         tokens = tower.trunk_block(tokens, block)
-    lowest = _LowestBlock(tower, tokens, blocks[depth - layers]) if layers > 1 else None
+    lowest = LowestBlock(tower, tokens, blocks[depth - layers]) if layers > 1 else None
     if lowest is not None:
         tokens = lowest.out
     dense: list[DenseBlock] = []
@@ -56,7 +55,7 @@ def explain_graph(
     similarity = g.op("Gemm", head.unit, unit_text, transB=1)
     vjp = Vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
     top = vjp.head(head, unit_text, similarity)
-    gradients = _gradients(vjp, top, _Stack(blocks[depth - layers :], lowest, dense, output, tokens))
+    gradients = gradients_of(vjp, top, Stack(blocks[depth - layers :], lowest, dense, output, tokens))
 
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("similarity", similarity, similarity_dims)
@@ -100,70 +99,10 @@ def text_graph(config: ClipConfig, weights: TextWeights, dtype: type[np.floating
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
-class _LowestBlock:
-    """The lowest of several explained blocks: a trunk block whose class row is looked at as well.
-
-    Everything after its attention is token-wise, so its gradient is again a one-token VJP.
-    """
-
-    def __init__(self, tower: Tower, tokens: Tokens, block: BlockWeights) -> None:
-        q, k, v = tower.project_qkv(tokens, block)
-        y = tower.out_residual(tokens.flat, tower.fused_attention(q, k, v, tokens.length), block)
-        self.out = Tokens(tower.mlp_residual(y, block), tokens.length)
-        self.query, self.keys, self.values = (tower.tokens3d(x, tokens.length) for x in (q, k, v))
-        self.class_attention = tower.row_attention(_class_row(tower, q, tokens.length), self.keys, None)
-        self.norm2 = tower.norm_kept(_class_row(tower, y, tokens.length), f"{block.name}.norm2", block.norm2)
-        self.act = tower.activation_kept(tower.linear(self.norm2.value, f"{block.name}.expand", block.expand))
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """The explained blocks: weights ascending, what their forward kept, and the tokens before the last one."""
-
-    weights: tuple[BlockWeights, ...]
-    lowest: _LowestBlock | None
-    dense: list[DenseBlock]
-    output: OutputBlock
-    before_output: Tokens
-
-
-def _gradients(vjp: Vjp, cotangent: ir.Value, stack: _Stack) -> list[ir.Value]:
-    """dc/dO[class] of every explained block, ascending, each [B, P, D], from dc/dZ[class] of the last."""
-    row = vjp.row(stack.weights[-1], cotangent, stack.output.norm2, stack.output.act)
-    if stack.lowest is None:
-        return [row.gradient]
-    if stack.dense:
-        above, class_cotangent = _through_dense(vjp, row, stack)
-    else:
-        tokens, last = stack.before_output, stack.weights[-1]
-        class_tokens = _class_row(vjp.tower, tokens.flat, tokens.length)
-        norm1 = vjp.tower.norm_kept(class_tokens, f"{last.name}.norm1", last.norm1)
-        above, class_cotangent = [], vjp.class_row_input(last, row, stack.output, norm1)
-    lowest = vjp.row(stack.weights[0], class_cotangent, stack.lowest.norm2, stack.lowest.act)
-    return [lowest.gradient, *above, row.gradient]
-
-
-def _through_dense(vjp: Vjp, row: RowVjp, stack: _Stack) -> tuple[list[ir.Value], ir.Value]:
-    """From the last block's row down through the dense blocks: their gradients, and dc/dX[class] below them."""
-    tower, tokens, last = vjp.tower, stack.before_output, stack.weights[-1]
-    assert isinstance(tokens.length, int)
-    down = DenseVjp(vjp, tokens.length)
-    norm1 = tower.norm_kept(tower.tokens3d(tokens.flat, tokens.length), f"{last.name}.norm1", last.norm1)
-    cotangent = down.from_output_block(last, row, stack.output, norm1)
-    gradients: list[ir.Value] = []
-    for index in range(len(stack.dense) - 1, -1, -1):
-        weights, block = stack.weights[1 + index], stack.dense[index]
-        middle, out = down.middle(weights, cotangent, block)
-        gradients.insert(0, vjp.g.first(out, 2))
-        send = down.input if index else down.class_input
-        cotangent = send(weights, middle, out, block)
-    return gradients, cotangent
-
-
 def _signals(
     tower: Tower,
     vision: VisionConfig,
-    explained: list[_LowestBlock | DenseBlock],
+    explained: list[LowestBlock | DenseBlock],
     output: OutputBlock,
     gradients: list[ir.Value],
 ) -> None:
@@ -213,8 +152,8 @@ def _vision_tower(config: ClipConfig, weights: VisionWeights, dtype: type[np.flo
 
 def _class_output_block(tower: Tower, tokens: Tokens, block: BlockWeights) -> OutputBlock:
     normed = tower.norm(tokens.flat, f"{block.name}.norm1", block.norm1)
-    row = _class_row(tower, tokens.flat, tokens.length)
-    normed_row = _class_row(tower, normed, tokens.length)
+    row = class_row(tower, tokens.flat, tokens.length)
+    normed_row = class_row(tower, normed, tokens.length)
     return tower.output_block(tokens, row, normed, normed_row, block, None)
 
 
@@ -239,10 +178,6 @@ def _end_row(g: Graph, ids: ir.Value, text: TextConfig) -> ir.Value:
     if text.end_id is not None:
         scores = g.op("Cast", g.op("Equal", ids, g.integers(text.end_id)), to=ir.DataType.INT64.value)
     return g.op("ArgMax", scores, axis=1, keepdims=0)
-
-
-def _class_row(tower: Tower, flat: ir.Value, length: int | ir.Value) -> ir.Value:
-    return tower.g.first(tower.tokens3d(flat, length), 1)
 
 
 def _scalar(g: Graph, value: int) -> ir.Value:

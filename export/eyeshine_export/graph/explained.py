@@ -1,0 +1,78 @@
+"""The explained blocks of a tower and the gradient of each: last block, lowest block, and what lies between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from eyeshine_export.graph.dense import DenseBlock, DenseVjp
+from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
+from eyeshine_export.graph.vjp import RowVjp, Vjp
+from eyeshine_export.graph.weights import BlockWeights
+
+__all__ = ["LowestBlock", "Stack", "class_row", "gradients_of"]
+
+
+def class_row(tower: Tower, flat: ir.Value, length: int | ir.Value) -> ir.Value:
+    return tower.g.first(tower.tokens3d(flat, length), 1)
+
+
+class LowestBlock:
+    """The lowest of several explained blocks: a trunk block whose class row is looked at as well.
+
+    Everything after its attention is token-wise, so its gradient is again a one-token VJP.
+    """
+
+    def __init__(self, tower: Tower, tokens: Tokens, block: BlockWeights) -> None:
+        q, k, v = tower.project_qkv(tokens, block)
+        y = tower.out_residual(tokens.flat, tower.fused_attention(q, k, v, tokens.length), block)
+        self.out = Tokens(tower.mlp_residual(y, block), tokens.length)
+        self.query, self.keys, self.values = (tower.tokens3d(x, tokens.length) for x in (q, k, v))
+        self.class_attention = tower.row_attention(class_row(tower, q, tokens.length), self.keys, None)
+        self.norm2 = tower.norm_kept(class_row(tower, y, tokens.length), f"{block.name}.norm2", block.norm2)
+        self.act = tower.activation_kept(tower.linear(self.norm2.value, f"{block.name}.expand", block.expand))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The explained blocks: weights ascending, what their forward kept, and the tokens before the last one."""
+
+    weights: tuple[BlockWeights, ...]
+    lowest: LowestBlock | None
+    dense: list[DenseBlock]
+    output: OutputBlock
+    before_output: Tokens
+
+
+def gradients_of(vjp: Vjp, cotangent: ir.Value, stack: Stack) -> list[ir.Value]:
+    """dc/dO[class] of every explained block, ascending, each [B, P, D], from dc/dZ[class] of the last."""
+    row = vjp.row(stack.weights[-1], cotangent, stack.output.norm2, stack.output.act)
+    if stack.lowest is None:
+        return [row.gradient]
+    if stack.dense:
+        above, class_cotangent = _through_dense(vjp, row, stack)
+    else:
+        tokens, last = stack.before_output, stack.weights[-1]
+        class_tokens = class_row(vjp.tower, tokens.flat, tokens.length)
+        norm1 = vjp.tower.norm_kept(class_tokens, f"{last.name}.norm1", last.norm1)
+        above, class_cotangent = [], vjp.class_row_input(last, row, stack.output, norm1)
+    lowest = vjp.row(stack.weights[0], class_cotangent, stack.lowest.norm2, stack.lowest.act)
+    return [lowest.gradient, *above, row.gradient]
+
+
+def _through_dense(vjp: Vjp, row: RowVjp, stack: Stack) -> tuple[list[ir.Value], ir.Value]:
+    """From the last block's row down through the dense blocks: their gradients, and dc/dX[class] below them."""
+    tower, tokens, last = vjp.tower, stack.before_output, stack.weights[-1]
+    assert isinstance(tokens.length, int)
+    down = DenseVjp(vjp, tokens.length)
+    norm1 = tower.norm_kept(tower.tokens3d(tokens.flat, tokens.length), f"{last.name}.norm1", last.norm1)
+    cotangent = down.from_output_block(last, row, stack.output, norm1)
+    gradients: list[ir.Value] = []
+    for index in range(len(stack.dense) - 1, -1, -1):
+        weights, block = stack.weights[1 + index], stack.dense[index]
+        middle, out = down.middle(weights, cotangent, block)
+        gradients.insert(0, vjp.g.first(out, 2))
+        send = down.input if index else down.class_input
+        cotangent = send(weights, middle, out, block)
+    return gradients, cotangent
