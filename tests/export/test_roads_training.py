@@ -145,6 +145,21 @@ def test_patches_are_dropped_until_near_the_end(store):
     assert seen == [0.5, 0.5, 0.0, 0.0]
 
 
+def test_with_forget_1_the_class_token_reads_the_last_block_alone(store):
+    """Then nothing but the last block's patches can tell two pictures apart: the class token before it is shared."""
+    model = Trainer(TINY, quick(forget=1.0, patch_dropout=0.0), store).model
+    model.visual.patch_dropout.prob = 0.0
+    caught = []
+    block = model.visual.transformer.resblocks[-1]
+    block.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+    images = torch.randn(4, 3, 112, 112)
+    model.train()(images)
+    model.eval()(images)
+    assert torch.equal(caught[0][1:, 0], caught[0][:-1, 0])
+    assert not torch.allclose(caught[1][1:, 0], caught[1][:-1, 0])
+    assert torch.allclose(caught[0][:, 1:], caught[1][:, 1:], atol=1e-5)
+
+
 def test_a_run_begins_with_sparse_scenes(store):
     sparse = store.ready(most=4)
     for k in range(24):

@@ -150,6 +150,9 @@ class Options:
             depends on the threads, so that a run cannot be repeated to the bit.
         rate: highest learning rate; ``warmup``: share of the run before it is reached.
         patch_dropout: share of patches left out until ``full_from`` of the run has passed, none after.
+        forget: chance that a picture's class token is replaced by the batch's mean before the last block. What it has
+            gathered until then is lost, so that it learns to read the patches in the last block: the block that the
+            explanations look into. The model itself is unchanged, as with any other dropout.
         sparse_until: share of the run in which only scenes of at most four objects are shown. From nothing, a class
             token finds out what objects are sooner where there are few of them.
         ema: decay of the averaged weights, which are the ones that are saved.
@@ -170,6 +173,7 @@ class Options:
     patch_dropout: float = 0.5
     full_from: float = 0.9
     sparse_until: float = 0.25
+    forget: float = 0.8
     ema: float = 0.998
     bf16: bool = True
     checkpoint_every: float = 180.0
@@ -178,7 +182,10 @@ class Options:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None) or (self.steps or self.minutes or 0) <= 0:
             raise OptionError("a run needs one bound", got=asdict(self), allowed="steps or minutes, above 0")
-        shares = dict.fromkeys(("full_from", "sparse_until", "warmup"), 1.0) | {"patch_dropout": 0.9, "ema": 0.99999}
+        shares = dict.fromkeys(("full_from", "sparse_until", "warmup", "forget"), 1.0) | {
+            "patch_dropout": 0.9,
+            "ema": 0.99999,
+        }
         for name, high in shares.items():
             if not 0 <= getattr(self, name) <= high:
                 raise OptionError(f"{name} is out of range", got=getattr(self, name), allowed=f"0 to {high}")

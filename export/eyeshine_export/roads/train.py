@@ -10,8 +10,10 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,20 @@ def _optimisers(model: torch.nn.Module, options: Options) -> tuple[torch.optim.O
     )
 
 
+def _forgetting(share: float) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+    """A hook for the last block that replaces the class token of a ``share`` of the pictures by the batch's mean."""
+
+    def forget(block: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not block.training:
+            return None
+        x, *rest = args
+        lost = torch.rand(len(x), 1, 1) < share
+        first = torch.where(lost, x[:, :1].mean(0, keepdim=True), x[:, :1])
+        return (torch.cat([first, x[:, 1:]], dim=1), *rest)
+
+    return forget
+
+
 class Trainer:
     """A run: its model, averaged weights, optimiser and random states; all of them are in its checkpoint."""
 
@@ -48,6 +64,7 @@ class Trainer:
         self.configuration = shape.configuration()
         self.tokenizer = make_tokenizer(shape.context)
         self.model = build(self.configuration, patch_dropout=max(options.patch_dropout, 1e-6))
+        self.model.visual.transformer.resblocks[-1].register_forward_pre_hook(_forgetting(options.forget))
         with torch.no_grad():
             self.model.logit_scale.fill_(_SCALE)
             self.model.logit_bias.fill_(_BIAS)
