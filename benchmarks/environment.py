@@ -22,12 +22,13 @@ _LIBRARIES = {
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, CPUs this process may use, memory and operating system."""
+    """CPU model, CPUs this process may use, memory, operating system, and how busy it was before."""
     return {
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": _memory_gb(),
         "os": f"{platform.system()} {platform.machine()}",
+        "load_1m": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 

@@ -21,6 +21,7 @@ from benchmarks.timing import Plan, interleave
 from eyeshine.engine import CpuOptions
 from eyeshine.errors import BundleError
 
+_BUSY = 0.5  # processes that ran or waited during the last minute
 _OUT = Console(width=None if sys.stdout.isatty() else 140)
 
 
@@ -38,7 +39,7 @@ def main(
     _known("--only", cases, [*CASES, "memory"])
     plan = Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest))
     options = CpuOptions(threads)
-    origin = {
+    origin: dict[str, Any] = {
         "run": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": environment.machine(),
         "versions": environment.versions(),
@@ -46,6 +47,9 @@ def main(
         "threads": options.threads,
     }
     _OUT.print(_describe(origin), soft_wrap=True)
+    if (origin["machine"]["load_1m"] or 0) > _BUSY:
+        # Seen here: beside a training on both cores eager PyTorch took ten times as long, its threads spin for others.
+        _OUT.print("[bold yellow]the machine is busy: ratios are unsteady, those of eager PyTorch mean nothing")
     rows: list[Row] = []
     for name in models:
         try:
