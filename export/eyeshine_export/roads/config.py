@@ -98,11 +98,10 @@ class Shape:
         }
 
 
-def build(configuration: dict[str, Any], *, patch_dropout: float = 0.0) -> Any:
-    """An open_clip ``CLIP`` of this configuration, weights fresh; ``patch_dropout`` is for training alone."""
+def build(configuration: dict[str, Any]) -> Any:
+    """An open_clip ``CLIP`` of this configuration, weights fresh."""
     open_clip = import_open_clip()
     keep = {key: value for key, value in configuration.items() if key != "preprocess_cfg"}
-    keep["vision_cfg"] = {**keep["vision_cfg"], "patch_dropout": patch_dropout}
     return open_clip.CLIP(**keep)
 
 
@@ -150,9 +149,7 @@ class Options:
             depends on the threads, so that a run cannot be repeated to the bit.
         rate: highest learning rate; ``warmup``: share of the run before it is reached.
         patch_dropout: share of patches left out until ``full_from`` of the run has passed, none after.
-        forget: chance that a picture's class token is replaced by the batch's mean before the last block. What it has
-            gathered until then is lost, so that it learns to read the patches in the last block: the block that the
-            explanations look into. The model itself is unchanged, as with any other dropout.
+        local, forget: two more kinds of dropout, described in ``dropout``.
         sparse_until: share of the run in which only scenes of at most four objects are shown. From nothing, a class
             token finds out what objects are sooner where there are few of them.
         ema: decay of the averaged weights, which are the ones that are saved.
@@ -173,6 +170,7 @@ class Options:
     patch_dropout: float = 0.5
     full_from: float = 0.9
     sparse_until: float = 0.25
+    local: float = 0.8
     forget: float = 0.8
     ema: float = 0.998
     bf16: bool = True
@@ -182,7 +180,7 @@ class Options:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None) or (self.steps or self.minutes or 0) <= 0:
             raise OptionError("a run needs one bound", got=asdict(self), allowed="steps or minutes, above 0")
-        shares = dict.fromkeys(("full_from", "sparse_until", "warmup", "forget"), 1.0) | {
+        shares = dict.fromkeys(("full_from", "sparse_until", "warmup", "forget", "local"), 1.0) | {
             "patch_dropout": 0.9,
             "ema": 0.99999,
         }

@@ -10,10 +10,8 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from safetensors.torch import save_file
 
 from eyeshine_export.roads.config import Options, Shape, build, encode_text, make_tokenizer, scaled
 from eyeshine_export.roads.data import Store
+from eyeshine_export.roads.dropout import withhold
 from eyeshine_export.roads.texts import pool, token_ids, truth
 
 _SCALE, _BIAS = math.log(10.0), -2.0  # of the logits, to begin with
@@ -41,20 +40,6 @@ def _optimisers(model: torch.nn.Module, options: Options) -> tuple[torch.optim.O
     )
 
 
-def _forgetting(share: float) -> Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
-    """A hook for the last block that replaces the class token of a ``share`` of the pictures by the batch's mean."""
-
-    def forget(block: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not block.training:
-            return None
-        x, *rest = args
-        lost = torch.rand(len(x), 1, 1) < share
-        first = torch.where(lost, x[:, :1].mean(0, keepdim=True), x[:, :1])
-        return (torch.cat([first, x[:, 1:]], dim=1), *rest)
-
-    return forget
-
-
 class Trainer:
     """A run: its model, averaged weights, optimiser and random states; all of them are in its checkpoint."""
 
@@ -63,8 +48,10 @@ class Trainer:
         self.options, self.store = options, store
         self.configuration = shape.configuration()
         self.tokenizer = make_tokenizer(shape.context)
-        self.model = build(self.configuration, patch_dropout=max(options.patch_dropout, 1e-6))
-        self.model.visual.transformer.resblocks[-1].register_forward_pre_hook(_forgetting(options.forget))
+        self.model = build(self.configuration)
+        self.dropout = withhold(
+            self.model.visual, patches=options.patch_dropout, local=options.local, forget=options.forget
+        )
         with torch.no_grad():
             self.model.logit_scale.fill_(_SCALE)
             self.model.logit_bias.fill_(_BIAS)
@@ -88,7 +75,7 @@ class Trainer:
         rate = o.rate * ramp * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * p)))
         for group in (g for optimiser in self.optimisers for g in optimiser.param_groups):
             group["lr"] = rate
-        self.model.visual.patch_dropout.prob = o.patch_dropout if p < o.full_from else 0.0
+        self.dropout.prob = o.patch_dropout if p < o.full_from else 0.0
 
     def _shard(self, size: int, seed: int) -> tuple[float, list[torch.Tensor]]:
         """The loss per pair of ``size`` fresh scenes and their texts, and its gradients."""
