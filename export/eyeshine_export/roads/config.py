@@ -168,7 +168,7 @@ class Options:
     decay: float = 0.05
     warmup: float = 0.03
     patch_dropout: float = 0.5
-    full_from: float = 0.9
+    full_from: float = 0.95
     sparse_until: float = 0.25
     local: float = 0.8
     forget: float = 0.8
