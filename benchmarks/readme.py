@@ -1,16 +1,21 @@
-"""Writes the README's table from the newest rows: ``python -m benchmarks.readme``."""
+"""Writes the README's tables: from the newest rows, and from the embedded model's scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.registry import CASES, MODELS
 from benchmarks.rows import Row, newest, read
+from eyeshine.bundle import default_bundle
 
-__all__ = ["BEGIN", "END", "insert", "markdown"]
+__all__ = ["BEGIN", "END", "ROADS", "insert", "markdown", "roads_markdown"]
 
 BEGIN, END = "<!-- bench:start -->", "<!-- bench:end -->"
+ROADS = "<!-- roads:start -->", "<!-- roads:end -->"
 _TITLES = {"b32": "ViT-B/32", "b16": "ViT-B/16", "roads": "roads"}
 _MB = 1e6
 
@@ -49,17 +54,35 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", _conditions(rows[0]), *memory])
 
 
-def insert(readme: str, content: str) -> str:
+def roads_markdown(scores: Mapping[str, Any]) -> str:
+    """The embedded model's figures, means over classes, from the content of its ``scores.json``."""
+
+    def mean(values: Mapping[str, float]) -> str:
+        known = [value for value in values.values() if not math.isnan(value)]
+        return f"{sum(known) / len(known):.3f}"
+
+    return "\n".join(
+        [
+            f"| on {scores['scenes']:,} held-out scenes, mean over {len(scores['auc'])} classes | |",
+            "| --- | ---: |",
+            f'| presence, ROC-AUC of the cosine with "a LABEL" | {mean(scores["auc"])} |',
+            *(f"| pointing game, {way} | {mean(rates)} |" for way, rates in scores["pointing"].items()),
+            f"| pointing game, chance | {mean(scores['chance'])} |",
+        ]
+    )
+
+
+def insert(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """Replace what stands between the two markers.
 
     Raises:
         ValueError: the markers are not there once each, in order.
     """
-    before, opened, rest = readme.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not opened or not closed or BEGIN in rest or END in after:
-        raise ValueError(f"the file needs {BEGIN} and {END} once each, in this order")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+    before, opened, rest = readme.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed or begin in rest or end in after:
+        raise ValueError(f"the file needs {begin} and {end} once each, in this order")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def _cell(row: Row) -> str:
@@ -80,9 +103,10 @@ def _conditions(row: Row) -> str:
 
 
 def main(path: Path = Path(__file__).parent.parent / "README.md") -> None:
-    """Render the newest rows into the README."""
-    content = markdown(newest(read()))
-    path.write_text(insert(path.read_text("utf-8"), content), "utf-8")
+    """Render the newest rows and the embedded model's scores into the README."""
+    text = insert(path.read_text("utf-8"), markdown(newest(read())))
+    scores = json.loads((default_bundle() / "scores.json").read_text("utf-8"))
+    path.write_text(insert(text, roads_markdown(scores), *ROADS), "utf-8")
 
 
 if __name__ == "__main__":

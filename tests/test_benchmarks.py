@@ -265,3 +265,20 @@ def test_environment_names_versions_and_no_paths():
 def test_no_commit_where_there_is_no_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert environment.revision(tmp_path) == {"commit": None, "dirty": None}
+
+
+def test_the_embedded_models_figures_are_means_over_the_classes_that_occur():
+    from benchmarks.readme import ROADS, insert, roads_markdown
+
+    scores = {
+        "scenes": 1000,
+        "auc": {"car": 0.9, "dog": 0.8, "gnu": float("nan")},
+        "pointing": {"chefer, text alone": {"car": 0.5, "dog": 0.7}},
+        "chance": {"car": 0.1, "dog": 0.3},
+    }
+    table = roads_markdown(scores)
+    assert "| 0.850 |" in table
+    assert "chefer, text alone | 0.600 |" in table
+    assert "chance | 0.200 |" in table
+    text = f"a {ROADS[0]} old {ROADS[1]} z"
+    assert "old" not in insert(text, table, *ROADS)
