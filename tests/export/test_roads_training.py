@@ -11,6 +11,7 @@ from eyeshine.errors import OptionError
 from eyeshine_export.roads import data, scores, texts
 from eyeshine_export.roads.config import END, START, UNKNOWN, Options, Shape, encode_text, load, make_tokenizer
 from eyeshine_export.roads.data import Store, check_seeds, fact_row, render_store, row_facts
+from eyeshine_export.roads.dropout import LocalPatchDropout
 from eyeshine_export.roads.evaluate import evaluate, held_out
 from eyeshine_export.roads.train import Trainer, run
 
@@ -141,14 +142,13 @@ def test_patches_are_dropped_until_near_the_end(store):
     seen = []
     for _ in range(4):
         trainer.step()
-        seen.append(trainer.model.visual.patch_dropout.prob)
+        seen.append(trainer.dropout.prob)
     assert seen == [0.5, 0.5, 0.0, 0.0]
 
 
 def test_with_forget_1_the_class_token_reads_the_last_block_alone(store):
     """Then nothing but the last block's patches can tell two pictures apart: the class token before it is shared."""
-    model = Trainer(TINY, quick(forget=1.0, patch_dropout=0.0), store).model
-    model.visual.patch_dropout.prob = 0.0
+    model = Trainer(TINY, quick(forget=1.0, local=0.0, patch_dropout=0.0), store).model
     caught = []
     block = model.visual.transformer.resblocks[-1]
     block.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
@@ -157,7 +157,47 @@ def test_with_forget_1_the_class_token_reads_the_last_block_alone(store):
     model.eval()(images)
     assert torch.equal(caught[0][1:, 0], caught[0][:-1, 0])
     assert not torch.allclose(caught[1][1:, 0], caught[1][:-1, 0])
-    assert torch.allclose(caught[0][:, 1:], caught[1][:, 1:], atol=1e-5)
+    patches = [np.sort(tokens[:, 1:].detach().sum(-1).numpy(), axis=1) for tokens in caught]  # in any order
+    assert np.allclose(patches[0], patches[1], atol=1e-4)
+
+
+def test_local_patches_see_their_neighbours_alone():
+    dropout = LocalPatchDropout(14, prob=0.5, local=1.0).train()
+    tokens = torch.arange(197.0)[None, :, None].repeat(2, 1, 3)
+    out = dropout(tokens)
+    assert out.shape == (2, 99, 3)
+    kept = (out[0, 1:, 0] - 1).long().tolist()
+    assert len(set(kept)) == 98
+    allowed = dropout.mask[0] == 0
+    assert allowed[0].all()
+    assert not allowed[1:, 0].any()
+    for i, p in enumerate(kept):
+        for j, q in enumerate(kept):
+            near = abs(p // 14 - q // 14) <= 2 and abs(p % 14 - q % 14) <= 2
+            assert bool(allowed[1 + i, 1 + j]) == near
+
+
+def test_nothing_is_withheld_outside_training():
+    dropout = LocalPatchDropout(14, prob=0.5, local=1.0).eval()
+    tokens = torch.rand(2, 197, 3)
+    assert dropout(tokens) is tokens
+    assert dropout.mask is None
+
+
+@pytest.mark.parametrize(("local", "changed"), [(1.0, 9), (0.0, 49)])
+def test_a_change_in_a_corner_stays_there_while_attention_is_local(store, local, changed):
+    """Two blocks of 7 x 7 patches: before the second, patches within two of the corner may differ, or else all."""
+    model = Trainer(TINY, quick(local=local, forget=0.0, patch_dropout=0.0), store).model.train()
+    seen = []
+    model.visual.transformer.resblocks[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    one = torch.rand(1, 3, 112, 112)
+    other = one.clone()
+    other[:, :, :16, :16] += 1
+    for images in (one, other):
+        torch.manual_seed(0)
+        model(images)
+    moved = (seen[0] - seen[1]).abs().amax(-1)[0, 1:] > 1e-7
+    assert int(moved.sum()) == changed
 
 
 def test_a_run_begins_with_sparse_scenes(store):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,12 @@ def render_store(folder: Path, *, count: int, first: int = 0, workers: int = 2) 
             np.lib.format.open_memmap(folder / name, mode="w+", dtype=np.uint8, shape=shape)
     done = np.load(folder / "done.npy")
     starts = [k for k in range(0, count, _CHUNK) if not done[k : k + _CHUNK].all()]
-    with ProcessPoolExecutor(workers) as pool:
+    if workers == 1:
+        for k in starts:
+            _fill(str(folder), first, k, min(k + _CHUNK, count))
+        return
+    # Not forked: a copy of a process with threads (torch, onnxruntime) can wait for ever on a lock one of them held.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_fill, str(folder), first, k, min(k + _CHUNK, count)) for k in starts]
         for job in jobs:
             job.result()
