@@ -41,22 +41,11 @@ def export(
             "exporting needs packages that the runtime does not", got=f"no {', '.join(missing)}",
             cure='pip install "eyeshine[export]"',
         )  # fmt: skip
-    from eyeshine_export.source import CLIP_VOCABULARY, resolve
-    from eyeshine_export.words import read_word_tokenizer
+    from eyeshine_export.source import resolve
     from eyeshine_export.write import ExportOptions, export_bundle
 
     options = ExportOptions(layers=layers, name=name, force=force)
-    beside = Path(model).parent / "tokenizer.json"
-    if tokenizer is None and model.endswith(".json") and beside.is_file():
-        tokenizer = beside
-    tokens = None
-    if tokenizer is not None:
-        from eyeshine_export.config import parse_config, read_config
-
-        vocabulary = parse_config(*read_config(Path(model))).text.vocab_size if model.endswith(".json") else 0
-        if vocabulary != CLIP_VOCABULARY:
-            tokens = read_word_tokenizer(tokenizer, vocabulary)
-    source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokens, licence=licence)
+    source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokenizer, licence=licence)
     manifest = export_bundle(source, out, options)
     worst = max(error for outputs in manifest.parity.values() for error in outputs.values())
     size_mb = sum(file.bytes for file in manifest.files.values()) / 1e6

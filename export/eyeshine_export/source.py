@@ -14,6 +14,7 @@ from eyeshine.preprocess import Preprocess
 from eyeshine_export.checkpoint import Checkpoint, read_checkpoint
 from eyeshine_export.compat import import_open_clip
 from eyeshine_export.config import Activation, ClipConfig, parse_config, read_config
+from eyeshine_export.words import Tokens, read_word_tokenizer
 
 __all__ = ["CLIP_VOCABULARY", "OPENAI_MEAN", "OPENAI_STD", "Normalisation", "Source", "Tokens", "resolve"]
 
@@ -33,18 +34,6 @@ class Normalisation:
     def __post_init__(self) -> None:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ExportError("mean and std must be three numbers, std positive", got=f"{self.mean}, {self.std}")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A tokenizer of the bundle's own: the content of tokenizer.json and its special ids."""
-
-    json: str
-    start: int
-    end: int
-    pad: int
-    unknown: int | None
-    clean: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,7 @@ def resolve(
     *,
     pretrained: str | None = None,
     checkpoint: Path | None = None,
-    tokens: Tokens | None = None,
+    tokens: Tokens | Path | None = None,
     licence: str | None = None,
 ) -> Source:
     """Find a model's configuration and weights.
@@ -95,7 +84,8 @@ def resolve(
         model: open_clip's name, ``hf-hub:owner/name``, or the path of a model configuration (JSON).
         pretrained: open_clip's tag; downloads where there is a network.
         checkpoint: a local file instead.
-        tokens: the tokenizer, where the model does not use CLIP's own.
+        tokens: the tokenizer, or its tokenizer.json, where the model does not use CLIP's own; by default the one
+            beside a configuration file whose vocabulary is not CLIP's.
         licence: of the weights, where the exporter does not know it.
 
     Raises:
@@ -128,8 +118,16 @@ def resolve(
     _check_activation(config, loaded)
     return Source(
         config, loaded.state, origin, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
-        _preprocess(config, preprocess), tokens,
+        _preprocess(config, preprocess), _tokens(model, config, tokens),
     )  # fmt: skip
+
+
+def _tokens(model: str, config: ClipConfig, given: Tokens | Path | None) -> Tokens | None:
+    """The tokenizer of a model that does not use CLIP's own."""
+    beside = Path(model).parent / "tokenizer.json"
+    if given is None and config.text.vocab_size != CLIP_VOCABULARY and model.endswith(".json") and beside.is_file():
+        given = beside
+    return read_word_tokenizer(given, config.text.vocab_size) if isinstance(given, Path) else given
 
 
 def _configuration(model: str) -> tuple[str, dict[str, Any]]:
@@ -169,7 +167,7 @@ def _download(config: dict[str, Any], tag: str) -> Path:
         ) from error
 
 
-def _from_hub(model: str, tokens: Tokens | None, licence: str | None) -> Source:
+def _from_hub(model: str, tokens: Tokens | Path | None, licence: str | None) -> Source:
     """A hub repository with open_clip_config.json and weights."""
     import_open_clip()
     from open_clip.pretrained import download_pretrained_from_hf
@@ -191,7 +189,7 @@ def _from_hub(model: str, tokens: Tokens | None, licence: str | None) -> Source:
     preprocess = dict(raw.get("preprocess_cfg") or {})
     return Source(
         config, loaded.state, model, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
-        _preprocess(config, preprocess), tokens,
+        _preprocess(config, preprocess), _tokens(model, config, tokens),
     )  # fmt: skip
 
 

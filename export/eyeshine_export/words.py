@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from eyeshine.errors import ExportError, UnsupportedError
-from eyeshine_export.source import Tokens
 
-__all__ = ["read_word_tokenizer"]
+__all__ = ["Tokens", "read_word_tokenizer"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer of the bundle's own: the content of tokenizer.json and its special ids."""
+
+    json: str
+    start: int
+    end: int
+    pad: int
+    unknown: int | None
+    clean: str
 
 
 def read_word_tokenizer(path: Path, vocab_size: int) -> Tokens:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from eyeshine import Explainer, roads
 from eyeshine_export.roads.scores import roc_auc
 from eyeshine_export.source import resolve
-from eyeshine_export.words import read_word_tokenizer
 from eyeshine_export.write import ExportOptions, add_file, export_bundle
 
 CARD, SCORES = "MODEL_CARD.md", "scores.json"
@@ -88,11 +87,10 @@ def ship(run: Path, out: Path, *, scenes: int, notes: str) -> Scores:
     """
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(shutil.copy(run / "config.json", Path(scratch, "roads.json")))
-        vocabulary = json.loads(config.read_text("utf-8"))["text_cfg"]["vocab_size"]
         source = resolve(
             str(config),
             checkpoint=run / "model.safetensors",
-            tokens=read_word_tokenizer(run / "tokenizer.json", vocabulary),
+            tokens=run / "tokenizer.json",
             licence="Apache-2.0",
         )
         export_bundle(source, out, ExportOptions(name="roads", force=True))
