@@ -77,9 +77,7 @@ def export_bundle(source: Source, out: Path, options: ExportOptions | None = Non
     try:
         manifest = _write_all(source, partial, options, options.name or out.name)
         partial.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        _replace(partial, out)
     except OSError as error:
         raise OutputError("bundle cannot be written", got=str(error)) from error
     finally:
@@ -95,6 +93,20 @@ def add_file(folder: Path, name: str, text: str) -> Manifest:
     manifest = replace(manifest, files={**manifest.files, name: info})
     manifest.write(folder)
     return manifest
+
+
+def _replace(partial: Path, out: Path) -> None:
+    """Rename ``partial`` to ``out``; a bundle that was there is kept until the new one stands in its place."""
+    old = partial.with_name(f"{partial.name}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        partial.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_target(out: Path, force: bool) -> None:

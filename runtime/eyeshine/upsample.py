@@ -48,6 +48,9 @@ def to_image(maps: NDArray[np.float32], crop: CropBox, size: tuple[int, int] | N
     return result
 
 
+_EDGE = 1e-6  # pixels
+
+
 @lru_cache(maxsize=32)  # a video, or all texts of an image, share both matrices
 def _weights(length: int, image: int, start: float, stop: float, cells: int) -> NDArray[np.float32]:
     """``[length, cells]``: how much of each cell each output pixel takes; the rows outside start..stop are zero."""
@@ -59,7 +62,8 @@ def _weights(length: int, image: int, start: float, stop: float, cells: int) -> 
     pixel = np.arange(length)
     weights[pixel, first] = 1.0 - share
     weights[pixel, np.minimum(first + 1, cells - 1)] += share
-    weights[(centre < start) | (centre > stop)] = 0.0
+    # A centre on the edge of the region is inside, whichever way its last bit was rounded.
+    weights[(centre < start - _EDGE) | (centre > stop + _EDGE)] = 0.0
     result = weights.astype(np.float32)
     result.setflags(write=False)
     return result

@@ -1,7 +1,8 @@
 """Blocks in which every token carries gradient: the third explained block from the top and deeper.
 
 Their attention is written out (the VJP needs the matrix), and they keep what the VJP reads. The gradient that the
-last block sends down has rank 2H per prompt beyond the class row, so it is made as a product of thin matrices; the
+last block sends into its LayerNorm (dc/dU) has rank 2H per prompt beyond the class row, so it is made as a product of
+thin matrices; the
 lowest dense block sends only the class row down, because the block under it is explained by a one-token VJP.
 """
 
