@@ -2,8 +2,8 @@
 
 Their attention is written out (the VJP needs the matrix), and they keep what the VJP reads. The gradient that the
 last block sends into its LayerNorm (dc/dU) has rank 2H per prompt beyond the class row, so it is made as a product of
-thin matrices; the
-lowest dense block sends only the class row down, because the block under it is explained by a one-token VJP.
+thin matrices; the lowest dense block sends only the class row down, because the block under it is explained by a
+one-token VJP.
 """
 
 from __future__ import annotations
