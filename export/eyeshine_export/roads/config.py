@@ -164,7 +164,7 @@ class Options:
     batch: int = 64
     texts: int = 24
     shards: int = 2
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     decay: float = 0.05
     warmup: float = 0.03
     patch_dropout: float = 0.5
