@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from eyeshine.errors import ExportError, UnsupportedError
-from eyeshine_export.config import Activation
+from eyeshine_export.config import Activation, read_config
 from eyeshine_export.huggingface import from_huggingface
 
 __all__ = ["Checkpoint", "Layout", "read_checkpoint", "recognise", "to_open_clip"]
@@ -65,10 +65,16 @@ def to_open_clip(state: State, path: Path | None = None) -> Checkpoint:
     if layout == "huggingface":
         activation = _huggingface_activation(path)
         state = from_huggingface(state)
+    elif layout == "open_clip":
+        activation = _open_clip_activation(path)
     elif layout == "openai":
         activation = "quick_gelu"
         state = {k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
-    return Checkpoint({k: v.float() for k, v in state.items() if v.is_floating_point()}, layout, activation)
+    weights = {k: v.float() for k, v in state.items() if v.is_floating_point()}
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError("checkpoint holds weights that are not finite", got=name, cure="use another checkpoint")
+    return Checkpoint(weights, layout, activation)
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> Layout:
@@ -159,6 +165,14 @@ def _strip(state: State) -> State:
         key.removeprefix("text.") if key.removeprefix("text.").startswith(inside_text) else key: value
         for key, value in state.items()
     }
+
+
+def _open_clip_activation(path: Path | None) -> Activation | None:
+    """The activation that ``open_clip_config.json`` beside a checkpoint names; None where there is no such file."""
+    beside = None if path is None else path.parent / "open_clip_config.json"
+    if beside is None or not beside.is_file():
+        return None
+    return "quick_gelu" if read_config(beside)[1].get("quick_gelu", False) else "gelu"
 
 
 def _huggingface_activation(path: Path | None) -> Activation | None:

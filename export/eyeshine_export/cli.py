@@ -39,17 +39,18 @@ def export(
     if missing:
         raise ExportError(
             "exporting needs packages that the runtime does not", got=f"no {', '.join(missing)}",
-            cure='pip install "eyeshine[export]"',
+            cure="pip install '.[export]' in eyeshine's source folder",
         )  # fmt: skip
     from eyeshine_export.source import resolve
-    from eyeshine_export.write import ExportOptions, export_bundle
+    from eyeshine_export.write import ExportOptions, check_target, export_bundle
 
     options = ExportOptions(layers=layers, name=name, force=force)
+    check_target(out.resolve(), force)  # before anything is loaded or downloaded
     source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokenizer, licence=licence)
     manifest = export_bundle(source, out, options)
     worst = max(error for outputs in manifest.parity.values() for error in outputs.values())
     size_mb = sum(file.bytes for file in manifest.files.values()) / 1e6
     typer.echo(
-        f"{out}: {manifest.model.name}, {', '.join(manifest.graphs)}, {size_mb:.1f} MB, "
+        f"{out}: {manifest.model.name} ({manifest.model.activation}), {', '.join(manifest.graphs)}, {size_mb:.1f} MB, "
         f"largest relative error against autograd {worst:.1e}"
     )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine_export.parity import Oracle, last_blocks
+from eyeshine.signals import last_blocks
+from eyeshine_export.parity import Oracle
 
 __all__ = ["golden_values"]
 

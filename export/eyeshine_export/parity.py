@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from eyeshine.engine import CpuOptions, OrtCpuSession
 from eyeshine.errors import ExportError
+from eyeshine.signals import last_blocks
 from eyeshine_export.reference import explain_reference, text_reference
 from eyeshine_export.source import Source
 
-__all__ = ["TOLERANCE", "Oracle", "check_graphs", "last_blocks", "relative_error"]
+__all__ = ["TOLERANCE", "Oracle", "check_graphs", "relative_error"]
 
 TOLERANCE = 1e-4
 """Largest relative error of any fp32 output (docs/numerics.md)."""
@@ -121,13 +122,6 @@ def _cases(oracle: Oracle, layers: int) -> list[_Case]:
             expected = oracle.explain(pixels, text, max(layers, 1))
             cases.append(_Case(f"B={images}, P={prompts}", {"pixels": pixels, "text": text}, expected))
     return cases
-
-
-def last_blocks(name: str, signal: Array, layers: int) -> Array:
-    """The last ``layers`` entries along a signal's K axis; signals without one as they are."""
-    if name in ("embedding", "similarity"):
-        return signal
-    return signal[:, :, -layers:] if name == "gradient" else signal[:, -layers:]
 
 
 def _record(

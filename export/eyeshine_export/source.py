@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eyeshine.errors import ExportError
+from eyeshine.errors import ExportError, ExportUsageError
 from eyeshine.preprocess import Preprocess
 from eyeshine_export.checkpoint import Checkpoint, read_checkpoint
 from eyeshine_export.compat import import_open_clip
@@ -92,30 +93,37 @@ def resolve(
         ExportError: no such model or tag, both or neither of tag and file, weights that do not fit the configuration.
         UnsupportedError: a tower or feature that is not supported, named.
     """
-    if model.startswith("hf-hub:"):
-        return _from_hub(model, tokens, licence)
-    name, raw = _configuration(model)
-    config = parse_config(name, raw)
-    if (pretrained is None) == (checkpoint is None):
-        raise ExportError(
+    hub = model.startswith("hf-hub:")
+    if (pretrained is not None) + (checkpoint is not None) + hub != 1:
+        raise ExportUsageError(
             "name the weights once",
-            got="--pretrained and --checkpoint" if pretrained else "neither --pretrained nor --checkpoint",
-            cure="--pretrained TAG (downloads) or --checkpoint FILE",
+            got=f"{model}, pretrained {pretrained}, checkpoint {checkpoint}",
+            allowed="--pretrained TAG (downloads), --checkpoint FILE, or a model hf-hub:owner/name by itself",
         )
-    preprocess = dict(raw.get("preprocess_cfg") or {})
-    if checkpoint is not None:
+    fetched = _fetch_from_hub(model) if hub else None
+    name, raw = (
+        _configuration(model) if fetched is None else (model.removeprefix("hf-hub:"), read_config(fetched[0])[1])
+    )
+    config = parse_config(name, raw)
+    preprocess = raw.get("preprocess_cfg") or {}
+    if not isinstance(preprocess, dict):
+        raise ExportError("preprocess_cfg must be an object", got=repr(preprocess))
+    if fetched is not None:
+        loaded, origin = read_checkpoint(fetched[1]), model
+    elif checkpoint is not None:
         loaded = read_checkpoint(checkpoint)
         origin = f"{checkpoint.name} ({loaded.layout} keys)"
+        _warn_of_unknown_activation(config, loaded)
     else:
         assert pretrained is not None
         tag = _pretrained_config(name, pretrained)
-        loaded = read_checkpoint(_download(tag, pretrained))
-        preprocess = {**tag, **preprocess}
         wanted: Activation = "quick_gelu" if tag.get("quick_gelu") else "gelu"
-        loaded = Checkpoint(loaded.state, loaded.layout, wanted)
+        _check_activation(config, wanted, f"tag {pretrained}")  # before the download, not after it
+        loaded = replace(read_checkpoint(_download(tag, pretrained, config)), activation=wanted)
+        preprocess = {**tag, **preprocess}
         origin = f"open_clip tag {pretrained}"
         licence = licence or ("MIT" if pretrained == "openai" else None)
-    _check_activation(config, loaded)
+    _check_activation(config, loaded.activation, f"{loaded.layout} weights")
     return Source(
         config, loaded.state, origin, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
         _preprocess(config, preprocess), _tokens(model, config, tokens),
@@ -137,7 +145,7 @@ def _configuration(model: str) -> tuple[str, dict[str, Any]]:
     raw = open_clip.get_model_config(model)
     if raw is None:
         close = [name for name in open_clip.list_models() if model.lower()[:6] in name.lower()][:8]
-        raise ExportError(
+        raise ExportUsageError(
             "unknown model",
             got=model,
             allowed=", ".join(close) or "a name from open_clip.list_models()",
@@ -151,59 +159,63 @@ def _pretrained_config(name: str, tag: str) -> dict[str, Any]:
     config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
     if not config:
         known = open_clip.list_pretrained_tags_by_model(name)
-        raise ExportError(f"{name} has no pretrained tag {tag!r}", allowed=", ".join(known) or "none for this model")
+        raise ExportUsageError(
+            f"{name} has no pretrained tag {tag!r}", allowed=", ".join(known) or "none for this model"
+        )
     return config
 
 
-def _download(config: dict[str, Any], tag: str) -> Path:
+def _download(tag_config: dict[str, Any], tag: str, config: ClipConfig) -> Path:
     open_clip = import_open_clip()
     try:
-        return Path(open_clip.download_pretrained(config))
+        return Path(open_clip.download_pretrained(tag_config))
     except Exception as error:  # hub and urllib raise their own trees
         raise ExportError(
             f"weights of {tag!r} could not be downloaded",
             got=f"{type(error).__name__}: {error}",
-            cure="fetch the file where there is a network and pass --checkpoint FILE",
+            cure=f"fetch the file where there is a network, then eyeshine export {config.name} --checkpoint FILE",
         ) from error
 
 
-def _from_hub(model: str, tokens: Tokens | Path | None, licence: str | None) -> Source:
-    """A hub repository with open_clip_config.json and weights."""
+def _fetch_from_hub(model: str) -> tuple[Path, Path]:
+    """Configuration and weights of a hub repository."""
     import_open_clip()
     from open_clip.pretrained import download_pretrained_from_hf
 
     owner_name = model.removeprefix("hf-hub:")
     try:
-        config_file = Path(download_pretrained_from_hf(owner_name, filename="open_clip_config.json"))
-        weights = Path(download_pretrained_from_hf(owner_name))
+        config = Path(download_pretrained_from_hf(owner_name, filename="open_clip_config.json"))
+        return config, Path(download_pretrained_from_hf(owner_name))
     except Exception as error:  # as above
         raise ExportError(
             f"{model} could not be downloaded",
             got=f"{type(error).__name__}: {error}",
             cure="fetch open_clip_config.json and the weights, then eyeshine export CONFIG.json --checkpoint FILE",
         ) from error
-    _, raw = read_config(config_file)
-    config = parse_config(owner_name, raw)
-    loaded = read_checkpoint(weights)
-    _check_activation(config, loaded)
-    preprocess = dict(raw.get("preprocess_cfg") or {})
-    return Source(
-        config, loaded.state, model, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
-        _preprocess(config, preprocess), _tokens(model, config, tokens),
-    )  # fmt: skip
 
 
-def _check_activation(config: ClipConfig, loaded: Checkpoint) -> None:
+def _check_activation(config: ClipConfig, wants: Activation | None, weights: str) -> None:
     """Weights trained with one activation under a configuration with another drift silently; that is an error."""
-    has, wants = config.vision.activation, loaded.activation
+    has = config.vision.activation
     if wants is None or has == wants:
         return
     quick = wants == "quick_gelu"
     raise ExportError(
         f"these weights were trained with {wants}, the configuration has {has}",
-        got=f"{loaded.layout} weights under {config.name}",
+        got=f"{weights} under {config.name}",
         cure=f"use {config.name}-quickgelu" if quick else f"use {config.name.removesuffix('-quickgelu')}",
     )
+
+
+def _warn_of_unknown_activation(config: ClipConfig, loaded: Checkpoint) -> None:
+    """open_clip's own files do not say which activation they were trained with; say what is assumed."""
+    quick = f"{config.name}-quickgelu"
+    if loaded.activation is None and quick in import_open_clip().list_models():
+        warnings.warn(
+            f"the checkpoint does not say which activation it was trained with; gelu is assumed, as in {config.name}. "
+            f"OpenAI, MetaCLIP and DFN weights need {quick}.",
+            stacklevel=3,
+        )
 
 
 def _normalisation(preprocess: Mapping[str, Any]) -> Normalisation:

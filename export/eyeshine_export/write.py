@@ -7,6 +7,7 @@ leaves nothing that loads.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from eyeshine.bundle import sha256_of
 from eyeshine.errors import ExportError, OptionError, OutputError
@@ -28,7 +30,7 @@ from eyeshine_export.parity import Oracle, check_graphs
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 
-__all__ = ["ExportOptions", "add_file", "export_bundle", "write_graphs"]
+__all__ = ["ExportOptions", "add_file", "check_target", "export_bundle", "write_graphs"]
 
 WEIGHTS, TOKENIZER, GOLDEN = "weights.bin", "tokenizer.json", "golden.npz"
 _PAGE = 4096  # the runtime maps the weights file; tensors start on pages
@@ -68,7 +70,8 @@ def export_bundle(source: Source, out: Path, options: ExportOptions | None = Non
         raise OptionError(
             "more explained blocks than the tower has", got=options.layers, allowed=str(source.config.vision.layers)
         )
-    _check_target(out, options.force)
+    out = out.resolve()
+    check_target(out, options.force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
@@ -109,13 +112,27 @@ def _replace(partial: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _check_target(out: Path, force: bool) -> None:
+def check_target(out: Path, force: bool) -> None:
+    """Raise OutputError where ``out`` exists and may not be replaced: no force, or files that are no bundle's."""
     if not out.exists():
         return
     if not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError("target exists and is not a bundle", got=str(out), cure="name another folder")
-    if (out / MANIFEST).is_file() and not force:
+    if not (out / MANIFEST).is_file():
+        return
+    if not force:
         raise OutputError("bundle exists", got=str(out), cure="pass --force to replace it, or name another folder")
+    try:
+        raw = json.loads((out / MANIFEST).read_text("utf-8"))
+        ours = {MANIFEST, *raw["files"]} if {"schema", "graphs"} <= raw.keys() else set()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ours = set()
+    foreign = sorted({path.name for path in out.iterdir()} - ours)
+    if foreign:
+        raise OutputError(
+            "target holds files that are no bundle's and is not replaced", got=", ".join(foreign[:5]),
+            cure="move them away, or name another folder",
+        )  # fmt: skip
 
 
 def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) -> Manifest:
@@ -134,6 +151,7 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
         preprocess=source.preprocess.as_manifest() if source.preprocess else {},
         tokenizer=tokenizer,
         graphs={name: _graph_info(name, models[name], blocks, source) for name, blocks in graphs.items()},
+        weights=WEIGHTS,
         golden=GOLDEN,
         opset=OPSET,
         precision="fp32",
@@ -199,7 +217,7 @@ def _write_tokenizer(source: Source, folder: Path) -> TokenizerInfo:
 
 def _model_info(source: Source) -> ModelInfo:
     config, state = source.config, source.state
-    bias = state.get("logit_bias")
+    scale, bias = state.get("logit_scale"), state.get("logit_bias")
     return ModelInfo(
         name=config.name,
         source=source.origin,
@@ -211,11 +229,17 @@ def _model_info(source: Source) -> ModelInfo:
         embed_dim=config.embed_dim,
         image_size=config.vision.image_size,
         patch_size=config.vision.patch_size,
-        logit_scale=float(state["logit_scale"].exp()) if "logit_scale" in state else 1.0,
-        logit_bias=None if bias is None else float(bias),
+        logit_scale=_number("logit_scale", scale.exp()) if scale is not None else 1.0,
+        logit_bias=None if bias is None else _number("logit_bias", bias),
         mean=source.normalisation.mean,
         std=source.normalisation.std,
     )
+
+
+def _number(name: str, tensor: torch.Tensor) -> float:
+    if tensor.numel() != 1:
+        raise ExportError(f"{name} must be one number", got=f"shape {tuple(tensor.shape)}")
+    return float(tensor)
 
 
 def _graph_info(name: str, model: ir.Model, blocks: int, source: Source) -> GraphInfo:

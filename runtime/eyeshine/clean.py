@@ -111,8 +111,8 @@ def clean_clip(text: str) -> str:
 
 
 def clean_lower(text: str) -> str:
-    """One space between words, none at the ends, lower case; nothing else is changed."""
-    return " ".join(text.split()).lower()
+    """One space between words, none at the ends, lower case, lone surrogates as U+FFFD; nothing else is changed."""
+    return " ".join(re.sub("[\ud800-\udfff]", "\ufffd", text).split()).lower()
 
 
 def cleaner(cleaning: Cleaning) -> Callable[[str], str]:

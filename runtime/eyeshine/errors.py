@@ -10,6 +10,7 @@ EyeshineError
 ├── EngineError           the inference engine refused or failed
 ├── OutputError           a result that cannot be written
 └── ExportError           a checkpoint that cannot be exported
+    ├── ExportUsageError  what was asked for does not exist or is not clear; an OptionError as well
     └── UnsupportedError  a model family or feature that is not supported (yet), named
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "BundleError",
     "EngineError",
     "ExportError",
+    "ExportUsageError",
     "EyeshineError",
     "ImageError",
     "InputError",
@@ -87,6 +89,10 @@ class OutputError(EyeshineError):
 
 class ExportError(EyeshineError):
     """A checkpoint that cannot be exported."""
+
+
+class ExportUsageError(ExportError, OptionError):
+    """No such model or tag, or weights that are named twice or not at all."""
 
 
 class UnsupportedError(ExportError):

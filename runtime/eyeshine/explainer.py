@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
 from eyeshine.engine import CpuOptions, OrtCpuSession, Session, check_session
-from eyeshine.errors import EngineError, InputError, OptionError
+from eyeshine.errors import BundleError, EngineError, InputError, OptionError
 from eyeshine.explanation import Explanation
 from eyeshine.images import ImageLike, load_image
 from eyeshine.methods import BlockSignals, Method, get_method
-from eyeshine.preprocess import Prepared, Preprocess
+from eyeshine.preprocess import CropBox, Preprocess
+from eyeshine.signals import SIGNALS, last_blocks
 from eyeshine.targets import Against, Target, make_target
 from eyeshine.texts import TextEncoder, check_texts
 from eyeshine.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ from eyeshine.tokenizer import Tokenizer
 __all__ = ["Explainer"]
 
 Array = NDArray[np.float32]
+T = TypeVar("T")
 
 
 class Explainer:
@@ -49,16 +51,18 @@ class Explainer:
     ) -> None:
         self.bundle = bundle
         self.options = CpuOptions() if options is None else options
-        self.preprocess = Preprocess.from_manifest(bundle.manifest.preprocess)
+        self.preprocess = _from_bundle(lambda: Preprocess.from_manifest(bundle.manifest.preprocess))
         info = bundle.manifest.tokenizer
-        tokenizer = Tokenizer.load(
-            bundle.folder / info.file,
-            context_length=info.context_length,
-            start=info.start,
-            end=info.end,
-            pad=info.pad,
-            unknown=info.unknown,
-            clean=cast(Any, info.clean),  # Tokenizer checks it
+        tokenizer = _from_bundle(
+            lambda: Tokenizer.load(
+                bundle.folder / info.file,
+                context_length=info.context_length,
+                start=info.start,
+                end=info.end,
+                pad=info.pad,
+                unknown=info.unknown,
+                clean=cast(Any, info.clean),  # Tokenizer checks it
+            )
         )
         self.texts = TextEncoder(tokenizer, lambda: self._session("text"), templates, text_cache)
         self._sessions: dict[str, Session] = {}
@@ -126,13 +130,10 @@ class Explainer:
         chosen = get_method(method)
         listed = check_texts(texts)
         target = make_target(listed, against)
-        if against is not None:
-            if not chosen.uses_text:
-                raise OptionError(
-                    f"method {chosen.name} does not depend on the text", got="against", cure="leave against out"
-                )
-            check_texts(target.prompts)
-        photos = [load_image(image) for image in _as_list(images)]
+        if against is not None and not chosen.uses_text:
+            what = f"method {chosen.name} does not depend on the text"
+            raise OptionError(what, got="against", cure="leave against out")
+        photos = [_own(load_image(image), image) for image in _as_list(images)]
         prepared = [self.preprocess.prepare(photo) for photo in photos]
         pixels = np.stack([item.pixels for item in prepared])
         after_images = perf_counter()
@@ -160,7 +161,7 @@ class Explainer:
             method=chosen.name,
             target=target.name,
             images=tuple(photos),
-            crops=tuple(item.crop for item in prepared),
+            crops=tuple(self._seen(item.crop) for item in prepared),
             bundle=self.bundle.name,
             engine={**self.options.metadata(), "provider": run.provider, "graph": graph},
             timings_ms={name: seconds * 1e3 for name, seconds in timings.items()},
@@ -168,19 +169,25 @@ class Explainer:
 
     def encode_images(self, images: ImageLike | Sequence[ImageLike]) -> Array:
         """Unit image embeddings [B, E] from ``encode.onnx``."""
-        pixels = np.stack([self._prepare(image).pixels for image in _as_list(images)])
+        pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in _as_list(images)])
         return self._session("encode").run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Array:
         """Unit text embeddings [P, E]."""
         return self.texts.encode(check_texts(texts), truncate=truncate)
 
-    def _prepare(self, image: ImageLike) -> Prepared:
-        return self.preprocess.prepare(load_image(image))
+    def _seen(self, crop: CropBox) -> CropBox:
+        """The part of a crop that fills whole patches; the graph drops pixels that do not."""
+        model, grid = self.bundle.manifest.model, self.bundle.manifest.grid
+        rows, columns = (g * p / n for g, p, n in zip(grid, model.patch_size, model.image_size, strict=True))
+        if rows == columns == 1:
+            return crop
+        y1, x1 = crop.y0 + (crop.y1 - crop.y0) * rows, crop.x0 + (crop.x1 - crop.x0) * columns
+        return CropBox(crop.y0, y1, crop.x0, x1, crop.height, crop.width)
 
     def _maps(self, method: Method, target: Target, outputs: Mapping[str, Array], count: int) -> Array:
         """Maps [B, P, h, w] from the outputs of a graph."""
-        last = {name: _last_block(name, outputs[name]) for name in method.signals}
+        last = {name: _last_block(name, outputs[name]) for name in method.signals if SIGNALS[name].per_block}
         if "gradient" in last:
             last["gradient"] = target.combine(last["gradient"])
         maps = method.maps(BlockSignals(**last), count)
@@ -208,6 +215,18 @@ def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
 
 
 def _last_block(name: str, signal: Array) -> Array:
-    """Drop the K axis: the last explained block."""
-    last: Array = signal[:, :, -1] if name == "gradient" else signal[:, -1]
-    return last
+    """The last explained block of a signal, its K axis dropped."""
+    return cast(Array, np.squeeze(last_blocks(name, signal, 1), SIGNALS[name].dims.index("K")))
+
+
+def _own(photo: NDArray[np.uint8], source: object) -> NDArray[np.uint8]:
+    """A copy where the caller's own array came through: a camera loop may write its next frame into it."""
+    return photo.copy() if isinstance(source, np.ndarray) and np.may_share_memory(photo, source) else photo
+
+
+def _from_bundle(read: Callable[[], T]) -> T:
+    """What the manifest asks for was not the caller's choice: an option that it gets wrong is a damaged bundle."""
+    try:
+        return read()
+    except OptionError as error:
+        raise BundleError(f"manifest is malformed: {error}", cure="export the bundle again") from error

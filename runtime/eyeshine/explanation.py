@@ -20,7 +20,7 @@ __all__ = ["Explanation"]
 Heatmaps = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """Where the model looked, for B images and P texts.
 
@@ -59,7 +59,7 @@ class Explanation:
         Values are normalised at patch resolution, **before** they are up-sampled (bilinear, half-pixel centres):
         ``each`` min-maxes every map by itself, so that every map reaches 1; ``shared`` clips negative values and
         divides by the largest value over all prompts of the image, so that an absent concept does not glow as
-        brightly as a present one. A constant map is all zeros.
+        brightly as a present one. A map without evidence is all zeros, and so is a constant one under ``each``.
 
         Args:
             scale: "each" or "shared".
@@ -88,22 +88,27 @@ class Explanation:
         """
         from eyeshine.render import overlay, resize
 
-        for what, index, count in (("image", image, len(self.images)), ("prompt", prompt, len(self.texts))):
-            if not 0 <= index < count:
-                raise OptionError(f"no such {what}", got=index, allowed=f"0..{count - 1}")
-        heat = self.heatmap(image, scale, size)[prompt]
+        self._check("image", image, len(self.images))
+        self._check("prompt", prompt, len(self.texts))
+        heat = to_image(normalize_maps(self.maps[image], scale or self.picture_scale)[prompt], self.crops[image], size)
         photo = self.images[image] if size is None else resize(self.images[image], size)
         return overlay(photo, heat)
 
+    @property
+    def picture_scale(self) -> Scale:
+        """The scale of pictures: one for all where there are several, so that they can be compared."""
+        return "shared" if len(self.texts) > 1 else "each"
+
     def heatmap(
-        self, image: int = 0, scale: Scale | None = None, size: tuple[int, int] | None = None
+        self, image: int = 0, scale: Scale = "each", size: tuple[int, int] | None = None
     ) -> NDArray[np.float32]:
-        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``, and "shared" by default where P > 1."""
-        chosen: Scale = scale or ("shared" if len(self.texts) > 1 else "each")
-        return to_image(normalize_maps(self.maps[image], chosen), self.crops[image], size)
+        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``."""
+        self._check("image", image, len(self.images))
+        return to_image(normalize_maps(self.maps[image], scale), self.crops[image], size)
 
     def record(self, image: int = 0) -> dict[str, Any]:
         """What ``explain --json`` prints of one image, but for its name and files."""
+        self._check("image", image, len(self.images))
         return {
             "bundle": self.bundle,
             "method": self.method,
@@ -113,3 +118,8 @@ class Explanation:
             "patch_grid": list(self.patch_grid),
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
         }
+
+    @staticmethod
+    def _check(what: str, index: int, count: int) -> None:
+        if not isinstance(index, int) or not 0 <= index < count:
+            raise OptionError(f"no such {what}", got=index, allowed=f"0..{count - 1}")

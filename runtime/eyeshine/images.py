@@ -89,6 +89,8 @@ def _from_pil(image: Image.Image, max_pixels: int, name: str) -> NDArray[np.uint
         image.load()
         if image.getexif().get(_ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
+        if image.mode == "I" and image.format is None and _in_8_bits(np.asarray(image)):
+            image = image.convert("L")  # made by convert("I"), not read from a file of 16 bits
         if image.mode.startswith("I"):  # "I;16", and "I" as Pillow before 11.3 reads 16-bit files
             return _to_rgb(_from_16_bits(np.asarray(image)))
         if image.mode == "F":
@@ -109,7 +111,7 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> NDArray[np.uint8]:
     _check_size(array.shape[0], array.shape[1], max_pixels, "the array")
     if array.dtype == np.uint8:
         return _to_rgb(array)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # of either byte order
         return _to_rgb(_from_16_bits(array))
     if np.issubdtype(array.dtype, np.floating):
         return _to_rgb(_from_float(array))
@@ -124,8 +126,12 @@ def _check_size(height: int, width: int, max_pixels: int, name: str) -> None:
         raise ImageError("the image has no pixels", got=f"{width}x{height} ({name})")
     if height * width > max_pixels:
         got = f"{width}x{height} = {height * width:,} pixels ({name})"
-        cure = "make the image smaller, or raise max_pixels"
+        cure = "make the image smaller"
         raise ImageError("the image is too large", got=got, allowed=f"up to {max_pixels:,} pixels", cure=cure)
+
+
+def _in_8_bits(values: NDArray[Any]) -> bool:
+    return values.size > 0 and int(values.min()) >= 0 and int(values.max()) <= 255
 
 
 def _from_16_bits(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -9,16 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn
 
 from eyeshine.errors import BundleError
+from eyeshine.signals import SIGNALS
 
 __all__ = ["MANIFEST", "SCHEMA", "FileInfo", "GraphInfo", "Manifest", "ModelInfo", "TensorInfo", "TokenizerInfo"]
 
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class Manifest:
         preprocess: what ``Preprocess.from_manifest`` reads.
         tokenizer: how texts become ids.
         graphs: by name: encode, image, text, deep.
+        weights: file with the weights of all graphs, their external data.
         golden: file with inputs and expected outputs.
         opset: ONNX operator set of the graphs.
         precision: "fp32".
@@ -125,6 +125,7 @@ class Manifest:
     preprocess: dict[str, Any]
     tokenizer: TokenizerInfo
     graphs: dict[str, GraphInfo]
+    weights: str
     golden: str
     opset: int
     precision: str
@@ -133,12 +134,19 @@ class Manifest:
     parity: dict[str, dict[str, float]]
 
     def __post_init__(self) -> None:
-        named = [self.golden, self.tokenizer.file, *(graph.file for graph in self.graphs.values()), *self.files]
+        named = [
+            self.weights,
+            self.golden,
+            self.tokenizer.file,
+            *(graph.file for graph in self.graphs.values()),
+            *self.files,
+        ]
         for name in named:
             _check_inside(name)
         for name in named:
             if name not in self.files:
                 raise BundleError("manifest names a file without its hash", got=name, cure="export the bundle again")
+        check_consistent(self)
 
     def write(self, folder: Path) -> None:
         """Write it into ``folder``; the same content gives the same bytes."""
@@ -163,7 +171,7 @@ class Manifest:
             raise BundleError(
                 f"bundle has no {MANIFEST}", got=str(folder), cure="name a folder that eyeshine export wrote"
             ) from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise BundleError(f"{MANIFEST} cannot be read", got=f"{path}: {error}") from error
         schema = raw.get("schema") if isinstance(raw, dict) else None
         if schema != SCHEMA:
@@ -201,6 +209,33 @@ def _manifest(raw: dict[str, Any], path: Path) -> Manifest:
         raise BundleError(
             f"{MANIFEST} is malformed", got=f"{path}: {type(error).__name__}: {error}", cure="export the bundle again"
         ) from error
+
+
+def check_consistent(manifest: Manifest) -> None:
+    """Raise BundleError where parts of a manifest contradict each other, or hold values of another type."""
+    info, size = manifest.tokenizer, manifest.model.image_size
+    ids = (info.context_length, info.start, info.end, info.pad, 0 if info.unknown is None else info.unknown)
+    if not all(isinstance(value, int) and value >= 0 for value in ids):
+        _contradiction("tokenizer", info)
+    if not isinstance(manifest.preprocess, dict) or list(manifest.preprocess.get("size", ())) != list(size):
+        _contradiction("preprocess and model.image_size", f"{manifest.preprocess}, {size}")
+    grid = tuple(length // patch for length, patch in zip(size, manifest.model.patch_size, strict=True))
+    if grid != manifest.grid:
+        _contradiction("grid and model", f"{manifest.grid}, {size} pixels in patches of {manifest.model.patch_size}")
+    for graph in manifest.graphs.values():
+        for name, tensor in {**graph.inputs, **graph.outputs}.items():
+            dims = SIGNALS[name].dims if name in SIGNALS else ()
+            stated = dict(zip(dims, tensor.dims, strict=False))
+            if "K" in stated and len(tensor.blocks or ()) != stated["K"]:
+                _contradiction(f"blocks of {name}", f"{tensor.blocks} in {graph.file} with dims {tensor.dims}")
+            if stated.get("T", 1 + grid[0] * grid[1]) != 1 + grid[0] * grid[1]:
+                _contradiction(f"tokens of {name}", f"{tensor.dims} in {graph.file} with grid {grid}")
+            if name == "pixels" and tensor.dims[2:] != size:
+                _contradiction("size of pixels", f"{tensor.dims} in {graph.file} with {size}")
+
+
+def _contradiction(what: str, got: object) -> NoReturn:
+    raise BundleError(f"manifest contradicts itself: {what}", got=got, cure="export the bundle again")
 
 
 def _tensor(raw: Mapping[str, Any]) -> TensorInfo:

@@ -135,7 +135,11 @@ class Preprocess:
         height, width = image.shape[:2]
         rows, columns = self._resized(height, width)
         if rows * columns > _MAX_RESIZED:
-            raise ImageError("the image is too elongated", got=f"{width}x{height}", cure="crop it to what matters")
+            raise ImageError(
+                "the image is too elongated",
+                got=f"{width}x{height}",
+                cure="crop it to what matters, or --resize squash",
+            )
         (h, w), top, left = self.size, _centre(rows, self.size[0]), _centre(columns, self.size[1])
         resized = _resample(image, rows, columns, self._filter())[top : top + h, left : left + w]
         pixels = np.empty((3, h, w), np.float32)

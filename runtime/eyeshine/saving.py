@@ -13,6 +13,9 @@ from eyeshine.explanation import Explanation
 __all__ = ["Names", "make_folder", "save_image_results"]
 
 
+_LONGEST = 60  # characters of a stem, four bytes each at most; file systems allow 255 bytes for a name
+
+
 class Names:
     """Gives every image a file stem of its own, so that two images of one file name do not overwrite each other."""
 
@@ -20,12 +23,12 @@ class Names:
         self._taken: set[str] = set()
 
     def stem(self, image: str | Path) -> str:
-        """A stem from the image's file name: ``photo``, then ``photo-2``, ``photo-3``."""
-        base = _slug(Path(image).stem) or "image"
+        """A stem from the image's file name: ``photo``, then ``photo~2``, ``photo~3``; at most 60 characters."""
+        base = _slug(Path(image).stem)[:_LONGEST] or "image"
         stem, count = base, 1
         while stem.lower() in self._taken:  # file systems that fold case exist
             count += 1
-            stem = f"{base}-{count}"
+            stem = f"{base}~{count}"  # a slug holds no "~", so this is no other image's own name
         self._taken.add(stem.lower())
         return stem
 
@@ -44,10 +47,10 @@ def make_folder(folder: Path) -> Path:
 
 
 def save_image_results(explanation: Explanation, folder: Path, stem: str, index: int = 0) -> list[Path]:
-    """Write one image's results: ``STEM-1-TEXT.png`` per text, and ``STEM.npz``.
+    """Write one image's results: ``STEM.1-TEXT.png`` per text, and ``STEM.npz``.
 
-    The archive holds ``maps`` [P, h, w], ``heatmaps`` [P, H, W] (``shared`` where there are several texts),
-    ``similarities`` [P] and ``texts``.
+    The archive holds ``maps`` [P, h, w], ``heatmaps`` [P, H, W] (each map scaled by itself, as ``heatmaps()`` does),
+    ``similarities`` [P] and ``texts``. Several pictures share one scale, so that they can be compared.
 
     Returns:
         The files, in the order of the texts, the archive last.
@@ -55,13 +58,14 @@ def save_image_results(explanation: Explanation, folder: Path, stem: str, index:
     Raises:
         OutputError: a file cannot be written.
     """
-    from eyeshine.render import save_png
+    from eyeshine.render import overlay, save_png
 
     make_folder(folder)
     written = []
+    heat = explanation.heatmap(index, explanation.picture_scale)
     for number, text in enumerate(explanation.texts):
-        path = folder / f"{stem}-{number + 1}-{_slug(text)[:40] or 'text'}.png"
-        save_png(explanation.overlay(index, number), path)
+        path = folder / f"{stem}.{number + 1}-{_slug(text)[:40] or 'text'}.png"
+        save_png(overlay(explanation.images[index], heat[number]), path)
         written.append(path)
     archive = folder / f"{stem}.npz"
     try:

@@ -11,7 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["SIGNALS", "Signal"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SIGNALS", "Signal", "last_blocks"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,11 @@ _ALL = (
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}
+
+
+def last_blocks(name: str, array: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    """The last ``count`` explained blocks of a signal; a signal without an axis over blocks as it is."""
+    if name not in SIGNALS or not SIGNALS[name].per_block:
+        return array
+    axis = SIGNALS[name].dims.index("K")
+    return array[(slice(None),) * axis + (slice(array.shape[axis] - count, None),)]

@@ -6,7 +6,7 @@ no second pass: it is the same linear combination of the gradients that the grap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.errors import OptionError
+from eyeshine.texts import check_texts
 
 __all__ = ["Against", "Target", "make_target"]
 
@@ -61,13 +62,16 @@ def make_target(texts: Sequence[str], against: Against) -> Target:
             raise OptionError(
                 "against must be a list of texts or 'rest'", got=repr(against), cure=f"against=[{against!r}]"
             )
-        if count < 2:
-            raise OptionError("against='rest' needs another text", got="one text", cure="pass two texts or more")
+        if len(set(texts)) < 2:
+            raise OptionError("against='rest' needs another text", got=repr(texts[0]), cure="pass two texts or more")
         rest = (np.full((count, count), -1.0) + np.eye(count)) / (count - 1) + np.eye(count)
         return Target("text against the rest", tuple(texts), rest.astype(np.float32))
+    if not isinstance(against, Iterable):
+        raise OptionError("against must be a list of texts or 'rest'", got=type(against).__name__)
     others = list(against)
     if not others:
         raise OptionError("against is empty", allowed="texts, 'rest', or None for the text alone")
+    check_texts(others, "against text")
     prompts = list(dict.fromkeys([*texts, *others]))
     weights = np.zeros((count, len(prompts)), dtype=np.float32)
     for row, text in enumerate(texts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,24 @@ __all__ = ["TextEncoder", "check_texts"]
 Vector = NDArray[np.float32]
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list.
+def check_texts(texts: Sequence[str], what: str = "text") -> list[str]:
+    """Return the texts as a list; ``what`` names them in errors.
 
     Raises:
         TextError: a bare string, no text, something that is not a string, or a blank text.
     """
     if isinstance(texts, str):
         raise TextError("texts must be a list", got=repr(texts), cure=f"[{texts!r}]")
+    if not isinstance(texts, Iterable):
+        raise TextError("texts must be a list", got=type(texts).__name__, allowed="strings")
     listed = list(texts)
     if not listed:
         raise TextError("no text to explain", got="an empty list", allowed="one text or more")
     for index, text in enumerate(listed):
         if not isinstance(text, str):
-            raise TextError(f"text {index} is not a string", got=type(text).__name__, allowed="str")
+            raise TextError(f"{what} {index} is not a string", got=type(text).__name__, allowed="str")
         if not text.strip():
-            raise TextError(f"text {index} is blank", got=repr(text), cure="leave it out")
+            raise TextError(f"{what} {index} is blank", got=repr(text), cure="leave it out")
     return listed
 
 
@@ -53,10 +55,12 @@ class TextEncoder:
     def __init__(
         self, tokenizer: Tokenizer, session: Callable[[], Session], templates: Sequence[str] = (), capacity: int = 1024
     ) -> None:
+        if isinstance(templates, str):
+            raise OptionError("templates must be a list", got=repr(templates), cure=f"[{templates!r}]")
         for template in templates:
-            if template.count("{}") != 1:
+            if not isinstance(template, str) or template.count("{}") != 1:
                 raise OptionError("a template needs exactly one {}", got=repr(template), allowed="'a photo of a {}.'")
-        if capacity < 1:
+        if not isinstance(capacity, int) or capacity < 1:
             raise OptionError("capacity of the text cache must be positive", got=capacity, allowed="1 and more")
         self.tokenizer, self.templates, self.capacity = tokenizer, tuple(templates), capacity
         self._session = session
@@ -85,7 +89,6 @@ class TextEncoder:
                 self._cache.move_to_end((text, truncate))
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
-            self._warn(missing)
             fresh = self._forward(missing, truncate)
             known.update(zip(missing, fresh, strict=True))
             with self._lock:
@@ -97,9 +100,13 @@ class TextEncoder:
     def _forward(self, texts: list[str], truncate: bool) -> list[Vector]:
         templates = self.templates or ("{}",)
         filled = [template.replace("{}", text) for text in texts for template in templates]
+        self._warn(filled)
         ids = self.tokenizer.encode(filled, truncate=truncate)
         # What stands after the end token changes nothing (causal), so texts of one length go together without padding.
         lengths = (ids == self.tokenizer.end).argmax(axis=1) + 1
+        if lengths.min() == 2:
+            blank = filled[int(lengths.argmin())]
+            raise TextError("nothing is left of a text after cleaning", got=repr(blank), cure="leave it out")
         vectors: Vector | None = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
@@ -118,8 +125,8 @@ class TextEncoder:
         if words:
             warnings.warn(
                 f"the model of this bundle never saw: {', '.join(words)}. Its answer for such words means nothing. "
-                'For open vocabulary export a real CLIP: pip install "eyeshine[export]"; '
+                "For open vocabulary export a real CLIP: pip install '.[export]' in eyeshine's source folder, then "
                 "eyeshine export ViT-B-16-quickgelu --pretrained openai --out bundles/b16",
                 UnknownWordsWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

@@ -37,7 +37,7 @@ def to_image(maps: NDArray[np.float32], crop: CropBox, size: tuple[int, int] | N
     """
     if maps.ndim < 2 or 0 in maps.shape[-2:]:
         raise OptionError("not patch maps", got=f"shape {list(maps.shape)}", allowed="[..., gh, gw]")
-    height, width = (crop.height, crop.width) if size is None else size
+    height, width = (crop.height, crop.width) if size is None else _checked(size)
     if height < 1 or width < 1:
         raise OptionError("not an image size", got=size, allowed="(height, width), each 1 or more")
     rows = _weights(height, crop.height, crop.y0, crop.y1, maps.shape[-2])
@@ -46,6 +46,12 @@ def to_image(maps: NDArray[np.float32], crop: CropBox, size: tuple[int, int] | N
     along = np.matmul(rows, np.ascontiguousarray(maps, np.float32))
     result: NDArray[np.float32] = (along.reshape(-1, maps.shape[-1]) @ columns.T).reshape(*along.shape[:-1], width)
     return result
+
+
+def _checked(size: object) -> tuple[int, int]:
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(n, int | np.integer) for n in size):
+        return int(size[0]), int(size[1])
+    raise OptionError("not an image size", got=repr(size), allowed="(height, width), each 1 or more")
 
 
 _EDGE = 1e-6  # pixels

@@ -118,7 +118,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr(open_clip, "download_pretrained", fail)
     monkeypatch.setattr("open_clip.pretrained.download_pretrained_from_hf", fail)
-    with pytest.raises(ExportError, match=r"'openai' could not be downloaded.*no route.*pass --checkpoint"):
+    with pytest.raises(ExportError, match=r"'openai' could not be.*no route.*ViT-B-32-quickgelu --checkpoint"):
         resolve("ViT-B-32-quickgelu", pretrained="openai")
     with pytest.raises(ExportError, match=r"hf-hub:owner/name could not be downloaded.*no route.*--checkpoint"):
         resolve("hf-hub:owner/name")
@@ -146,8 +146,12 @@ def test_a_hub_repository(files, monkeypatch):
         ("no such model", {"pretrained": "openai"}, r"unknown model.*list_models"),
         ("missing.json", {"pretrained": "openai"}, "cannot be read"),
         ("ViT-B-32", {"pretrained": "no such tag"}, r"no pretrained tag 'no such tag'.*openai"),
-        ("ViT-B-32", {}, r"neither.*--pretrained TAG"),
-        ("ViT-B-32", {"pretrained": "openai", "checkpoint": "x.pt"}, r"name the weights once.*got --pretrained and"),
+        ("ViT-B-32", {}, r"name the weights once.*None.*--pretrained TAG"),
+        (
+            "ViT-B-32",
+            {"pretrained": "openai", "checkpoint": "x.pt"},
+            r"once.*pretrained openai, checkpoint x.pt",
+        ),
         ("RN50", {"pretrained": "openai"}, "RN50: ResNet"),
         ("ViT-B-16-SigLIP", {"pretrained": "webli"}, "ViT-B-16-SigLIP: timm"),
     ],
@@ -177,3 +181,33 @@ def test_preprocessing_that_is_not_supported_is_an_error(files, preprocess):
     write_config(files / "odd.json", {"model_cfg": PLAIN, "preprocess_cfg": preprocess})
     with pytest.raises(EyeshineError):
         open_file(files, "odd", "open_clip")
+
+
+def test_the_activation_of_a_tag_is_checked_before_the_download(monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("nothing may be downloaded")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    with pytest.raises(ExportError, match=r"trained with quick_gelu.*ViT-B-16-quickgelu"):
+        resolve("ViT-B-16", pretrained="openai")
+
+
+def test_a_configuration_beside_open_clip_weights_names_their_activation(files, tmp_path):
+    import shutil
+
+    shutil.copy(files / "open_clip" / "model.safetensors", tmp_path / "model.safetensors")
+    write_config(tmp_path / "open_clip_config.json", {"model_cfg": {**PLAIN, "quick_gelu": True}})
+    config = write_config(tmp_path / "plain.json", PLAIN)
+    with pytest.raises(ExportError, match="trained with quick_gelu"):
+        resolve(str(config), checkpoint=tmp_path / "model.safetensors", tokens=word_tokens())
+
+
+def test_weights_that_are_not_finite_are_refused(files, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(files / "open_clip" / "model.safetensors")
+    state["visual.proj"][0, 0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    config = write_config(tmp_path / "plain.json", PLAIN)
+    with pytest.raises(ExportError, match=r"not finite.*visual\.proj"):
+        resolve(str(config), checkpoint=tmp_path / "nan.safetensors", tokens=word_tokens())

@@ -37,9 +37,7 @@ def traced_backward(raw, pixels, text):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "quick_gelu", [pytest.param(False, marks=pytest.mark.slow, id="gelu"), pytest.param(True, id="quick_gelu")]
-)
+@pytest.mark.parametrize("quick_gelu", [False, True], ids=["gelu", "quick_gelu"])
 def test_the_graph_equals_torchs_own_backward_as_a_graph(quick_gelu):
     raw = tiny_config(vision={"ls_init_value": 0.1}, quick_gelu=quick_gelu)
     source = tiny_source(raw)

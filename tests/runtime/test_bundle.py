@@ -138,7 +138,7 @@ def test_external_data_outside_the_folder_is_refused_by_the_engine(copy, tmp_pat
     ("change", "said"),
     [
         (lambda graph: graph["outputs"].pop("gradient"), "outputs.*gradient"),
-        (lambda graph: graph["outputs"]["keys"].update(dims=["B", 1, 5, 32]), "outputs.*keys"),
+        (lambda graph: graph["outputs"]["keys"].update(dims=["B", 1, 17, 48]), "outputs.*keys"),
         (lambda graph: graph["inputs"].update(tokens={"dims": ["P", "L"], "blocks": None}), "inputs.*tokens"),
     ],
 )
@@ -146,6 +146,36 @@ def test_graph_and_manifest_that_disagree(copy, change, said):
     edit(copy, lambda raw: change(raw["graphs"]["image"]))
     with pytest.raises(BundleError, match=rf"disagree about {said}"):
         Explainer.load(copy).warm_up()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.update(grid=[5, 5]),
+        lambda raw: raw.update(grid=[2, 8]),
+        lambda raw: raw["preprocess"].update(size=[40, 40]),
+        lambda raw: raw.update(preprocess=None),
+        lambda raw: raw["preprocess"].update(resize="stretch"),
+        lambda raw: raw["tokenizer"].update(context_length="77"),
+        lambda raw: raw["tokenizer"].update(pad=None),
+        lambda raw: raw["tokenizer"].update(context_length=2),
+        lambda raw: raw["tokenizer"].update(clean="dirty"),
+        lambda raw: raw["graphs"]["image"]["outputs"]["keys"].update(blocks=[0, 1, 2]),
+        lambda raw: raw["graphs"]["image"]["outputs"]["keys"].update(dims=["B", 1, 5, 32]),
+        lambda raw: raw["graphs"]["image"]["inputs"]["pixels"].update(dims=["B", 3, 8, 8]),
+        lambda raw: raw["files"].pop("weights.bin"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_a_bundle_error(copy, change):
+    edit(copy, change)
+    with pytest.raises(BundleError):
+        Explainer.load(copy)
+
+
+def test_a_manifest_nested_without_end(copy):
+    (copy / "manifest.json").write_text("[" * 100_000, "utf-8")
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open(copy)
 
 
 def test_a_graph_that_is_no_onnx(copy):

@@ -55,7 +55,7 @@ def test_the_archive_holds_maps_heatmaps_similarities_and_texts(photo, tiny_bund
         assert archive["heatmaps"].shape == (2, 40, 60)
         assert archive["similarities"].shape == (2,)
         assert archive["texts"].tolist() == ["a dog", "a cat"]
-    with Image.open(tmp_path / "o" / "photo-1-a-dog.png") as picture:
+    with Image.open(tmp_path / "o" / "photo.1-a-dog.png") as picture:
         assert picture.size == (60, 40)
 
 
@@ -93,6 +93,61 @@ def test_usage_exits_2_and_failures_1_without_a_traceback(photo, tiny_bundle, ca
     assert captured.out == ""
     assert said in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_no_two_results_share_a_file(photo, tiny_bundle, tmp_path, capsys):
+    """Same file name, and texts that look like the name of the other image's files."""
+    import warnings
+
+    out = tmp_path / "o"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "1" is no word of the tiny model
+        assert run("explain", photo, photo, "-t", "car", "-t", "1 car", "-b", tiny_bundle, "--json", "-o", out) == 0
+    files = [file for line in capsys.readouterr().out.splitlines() for file in json.loads(line)["outputs"]]
+    assert len(set(files)) == 6
+    assert len(list(out.iterdir())) == 6
+
+
+def test_a_result_that_cannot_be_written_does_not_stop_the_rest(photo, tiny_bundle, tmp_path, capsys):
+    out = tmp_path / "o"
+    (out / "photo.npz").mkdir(parents=True)
+    code = run("explain", photo, photo, "-t", "a dog", "-b", tiny_bundle, "--json", "-o", out)
+    captured = capsys.readouterr()
+    assert code == 1
+    assert len(captured.out.splitlines()) == 1
+    assert "1 of 2" in captured.err
+
+
+def test_a_very_long_file_name_is_cut(photo, tiny_bundle, tmp_path):
+    long = photo.rename(tmp_path / ("ä" * 120 + ".png"))
+    assert run("explain", long, "-t", "a dog", "-b", tiny_bundle, "-o", tmp_path / "o") == 0
+    assert len(list((tmp_path / "o").iterdir())) == 2
+
+
+def test_words_of_a_template_are_checked_too(photo, tiny_bundle, capsys):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("explain", photo, "-t", "a dog", "--template", "a zorgon of {}", "-b", tiny_bundle) == 0
+    assert "never saw: zorgon" in capsys.readouterr().err
+
+
+def test_progress_goes_to_a_terminal_only(monkeypatch):
+    """The bar is made where stderr is a terminal and there are several images, and nowhere else."""
+    import rich.console
+
+    from eyeshine.cli.explain import _progress
+
+    monkeypatch.setattr(rich.console.Console, "is_terminal", property(lambda self: True))
+    with _progress(["a", "b"]) as each:
+        assert not isinstance(each, list)
+        assert list(each) == ["a", "b"]
+    with _progress(["a"]) as each:
+        assert each == ["a"]
+    monkeypatch.setattr(rich.console.Console, "is_terminal", property(lambda self: False))
+    with _progress(["a", "b"]) as each:
+        assert each == ["a", "b"]
 
 
 def test_debug_shows_the_traceback(photo):
@@ -161,7 +216,14 @@ def test_export_from_the_command_line(tmp_path, capsys):
     assert json.loads((target / "manifest.json").read_text("utf-8"))["model"]["licence"] == "MIT"
     assert run("export", config, "--checkpoint", weights, "--out", target) == 1
     assert "--force" in capsys.readouterr().err
-    assert run("export", "ViT-Z-99", "--checkpoint", weights, "--out", tmp_path / "z") == 1
+    (target / "precious.txt").write_text("mine", "utf-8")
+    assert run("export", config, "--checkpoint", weights, "--out", target, "--force") == 1
+    assert "precious.txt" in capsys.readouterr().err
+    assert (target / "precious.txt").is_file()
+    assert run("export", config, "--out", tmp_path / "z") == 2
+    assert run("export", "hf-hub:a/b", "--checkpoint", weights, "--out", tmp_path / "z") == 2
+    capsys.readouterr()
+    assert run("export", "ViT-Z-99", "--checkpoint", weights, "--out", tmp_path / "z") == 2
     assert "unknown model" in capsys.readouterr().err
 
 
@@ -170,7 +232,7 @@ def test_export_without_its_extra_says_what_to_install(tmp_path, capsys, monkeyp
 
     monkeypatch.setattr(eyeshine_export.cli, "find_spec", lambda name: None)
     assert run("export", "ViT-B-32", "--pretrained", "openai", "--out", tmp_path / "x") == 1
-    assert 'pip install "eyeshine[export]"' in capsys.readouterr().err
+    assert ".[export]" in capsys.readouterr().err
 
 
 def test_version(capsys):

@@ -231,6 +231,54 @@ def test_bad_input_is_refused_in_words(explainer, images, texts, options, error,
         explainer.explain(images, texts, **options)
 
 
+@pytest.mark.parametrize(
+    ("images", "texts", "options", "error"),
+    [
+        (photo(), None, {}, TextError),
+        (photo(), 5, {}, TextError),
+        (photo(), ["a dog"], {"against": 5}, OptionError),
+        (photo(), ["a dog"], {"against": [["x"]]}, TextError),
+        (photo(), ["a dog", "a dog"], {"against": "rest"}, OptionError),
+        (photo(), ["a dog"], {"method": None}, OptionError),
+    ],
+)
+def test_values_of_another_type_are_refused_in_the_same_tree(explainer, images, texts, options, error):
+    with pytest.raises(error):
+        explainer.explain(images, texts, **options)
+
+
+@pytest.mark.parametrize("size", [5, (3,), (1.5, 2), "ab", (0, 3)])
+def test_a_size_that_is_none_is_refused(explainer, size):
+    with pytest.raises(OptionError, match="size"):
+        explainer.explain(photo(), ["a dog"]).heatmaps(size=size)
+
+
+def test_a_buffer_that_is_written_again_does_not_change_a_result(explainer):
+    buffer = photo(9)
+    before = buffer.copy()
+    result = explainer.explain(buffer, ["a dog"])
+    buffer[:] = 0
+    assert np.array_equal(result.images[0], before)
+
+
+def test_lone_surrogates_are_a_word_that_nobody_knows(explainer):
+    with pytest.warns(UnknownWordsWarning):
+        explainer.encode_texts(["a dog \udcff"])
+
+
+def test_heat_lies_where_the_patches_are_when_pixels_are_left_over(tmp_path):
+    """39 pixels hold four patches of 8: the last seven rows and columns are seen by nobody."""
+    from eyeshine_export.write import export_bundle
+    from tiny import tiny_config, tiny_source
+
+    export_bundle(tiny_source(tiny_config(vision={"image_size": 39})), tmp_path / "odd")
+    result = Explainer.load(tmp_path / "odd", threads=1).explain(photo(1, 39, 39), ["a dog"], method="attention")
+    heat = result.heatmap(0)[0]
+    assert (heat[32:] == 0).all()
+    assert (heat[:, 32:] == 0).all()
+    assert heat[:32, :32].max() > 0
+
+
 def test_truncate_accepts_a_long_text(explainer):
     assert explainer.explain(photo(), ["dog " * 99], truncate=True).maps.shape[1] == 1
 
@@ -238,6 +286,9 @@ def test_truncate_accepts_a_long_text(explainer):
 def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explainer):
     class Flow:
         name, signals, uses_text, cost, reference = "flow", frozenset({"patch_tokens"}), True, "patches", ""
+
+        def maps(self, signals, prompts):
+            raise AssertionError("never reached")
 
     with pytest.raises(SignalError, match="export again"):
         explainer.explain(photo(), ["a dog"], method=Flow())

@@ -269,3 +269,13 @@ def test_32_bit_image_outside_16_bits(value):
 def test_other_objects(source):
     with pytest.raises(ImageError, match="not an image"):
         load_image(source)
+
+
+def test_a_32_bit_image_made_from_8_bits_keeps_its_brightness():
+    grey = Image.new("L", (4, 3), 200)
+    assert (load_image(grey.convert("I")) == 200).all()
+
+
+def test_either_byte_order_of_16_bits():
+    values = np.full((2, 2), 65535, ">u2")
+    assert (load_image(values) == 255).all()

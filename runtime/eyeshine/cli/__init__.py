@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from importlib.metadata import entry_points
 
@@ -47,6 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     warnings.showwarning = _show_warning
+    if threading.current_thread() is threading.main_thread():
+        # Ending as an exception does, so that a half-written bundle is cleared away.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         build()(arguments)
     except EyeshineError as error:
@@ -57,6 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
         sys.exit(1)
     except Exception as error:
         if debug:

@@ -57,7 +57,7 @@ def demo(
         for index, text in enumerate(shown):
             rather = ", rather than the rest" if against else ""
             cells.append((f"{text}: {method}{rather}", result.overlay(0, index, scale="each")))
-    title = "The target matters as much as the method"
+    title = "Two methods, each text by itself and rather than the rest"
     save_png(sheet(cells, title=title, columns=len(shown)), out / "targets.png")
     for path in [*files, out / "texts.png", out / "targets.png"]:
         typer.echo(f"  {path}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eyeshine.errors import ImageError, OptionError
+from eyeshine.errors import EngineError, ImageError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from eyeshine.explanation import Explanation
@@ -60,12 +60,12 @@ def explain(
         for image in each:
             try:
                 result = explainer.explain(image, text, method=method, against=rather, truncate=truncate)
-            except ImageError as error:
+                stem = names.stem(image)
+                files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
+            except (ImageError, EngineError, OutputError) as error:
                 failures += 1
                 typer.echo(f"error: {image}: {error}", err=True)
                 continue
-            stem = names.stem(image)
-            files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
             if as_json:
                 typer.echo(json.dumps({"image": image, **result.record(), "outputs": files}, ensure_ascii=False))
             else:

@@ -30,7 +30,7 @@ def inspect(
         typer.echo(json.dumps({**asdict(manifest), "hash": opened.hash}, ensure_ascii=False))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console()
     model = manifest.model
@@ -57,7 +57,7 @@ def inspect(
             shape = " x ".join(map(str, info.dims))
             graphs.add_row(name, tensor, shape, blocks, "" if error is None else f"{error:.1e}")
     console.print(graphs)
-    files = Table("file", "bytes", "sha256 (checked)", title="files")
+    files = Table("file", "bytes", Column("sha256 (checked)", overflow="fold"), title="files")
     for file, stated in manifest.files.items():
         files.add_row(file, f"{stated.bytes:,}", stated.sha256)
     console.print(files)

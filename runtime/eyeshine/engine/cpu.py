@@ -47,8 +47,10 @@ class CpuOptions:
     spinning: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise OptionError("threads must not be negative", got=self.threads, allowed="1 and more, or 0 for all CPUs")
+        if not isinstance(self.threads, int) or self.threads < 0:
+            raise OptionError(
+                "threads must be a whole number", got=self.threads, allowed="1 and more, or 0 for all CPUs"
+            )
         if self.threads == 0:
             object.__setattr__(self, "threads", _available_cpus())
 

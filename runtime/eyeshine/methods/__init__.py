@@ -21,9 +21,9 @@ def get_method(method: str | Method) -> Method:
     Raises:
         OptionError: no method of that name.
     """
-    if not isinstance(method, str):
+    if not isinstance(method, str) and not isinstance(method, type) and hasattr(method, "maps"):
         return method
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise OptionError(
             "unknown method", got=repr(method), allowed=", ".join(METHODS), cure="eyeshine methods lists them"
         )
