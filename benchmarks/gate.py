@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.eager import grad_eclip_map
-from eyeshine_export.parity import TOLERANCE, relative_error
+from eyeshine.verify import output_error
+from eyeshine_export.parity import TOLERANCE
 from eyeshine_export.reference import explain_reference
 from eyeshine_export.source import Source
 
@@ -63,15 +64,8 @@ def check(case: str, got: Mapping[str, Array], expected: Mapping[str, Array]) ->
     shared = sorted(got.keys() & expected.keys())
     if not shared:
         raise GateError(f"{case}: nothing to compare; it yields {sorted(got)}, the reference {sorted(expected)}")
-    errors = {name: _error(name, got[name], expected[name]) for name in shared}
+    errors = {name: output_error(name, got[name], expected[name]) for name in shared}
     worst = max(errors, key=errors.__getitem__)
     if not errors[worst] <= TOLERANCE:
         raise GateError(f"{case}: {worst} is wrong: relative error {errors[worst]:.3g}, allowed {TOLERANCE:g}")
     return errors[worst]
-
-
-def _error(name: str, got: Array, expected: Array) -> float:
-    if name == "similarity" and got.shape == expected.shape:
-        # A cosine may lie near 0 without being less exact; beside one of 1 its error is absolute.
-        got, expected = np.append(got, 1), np.append(expected, 1)
-    return relative_error(got, expected)

@@ -13,28 +13,18 @@ from numpy.typing import NDArray
 from eyeshine.engine import CpuOptions, OrtCpuSession
 from eyeshine.errors import ExportError
 from eyeshine.signals import last_blocks
+from eyeshine.verify import TOLERANCES, output_error
 from eyeshine_export.reference import explain_reference, text_reference
 from eyeshine_export.source import Source
 
-__all__ = ["TOLERANCE", "Oracle", "check_graphs", "relative_error"]
+__all__ = ["TOLERANCE", "Oracle", "check_graphs"]
 
-TOLERANCE = 1e-4
+TOLERANCE = TOLERANCES["fp32"]
 """Largest relative error of any fp32 output (docs/numerics.md)."""
 _BATCHES, _PROMPTS = (1, 3), (1, 5)
 _DOUBLE_UP_TO = 400_000_000  # weights; beyond that a float64 copy would not fit beside the rest
 
 Array = NDArray[np.generic]
-
-
-def relative_error(got: Array, expected: Array, least: float = 1e-30) -> float:
-    """Largest absolute difference over the largest absolute expected value; infinite where shapes differ or NaN.
-
-    ``least`` is the smallest value that the difference is divided by.
-    """
-    if got.shape != expected.shape or not np.isfinite(got.astype(np.float64)).all():
-        return float("inf")
-    difference = np.abs(got.astype(np.float64) - expected.astype(np.float64)).max(initial=0)
-    return float(difference / max(np.abs(expected.astype(np.float64)).max(initial=0), least))
 
 
 @dataclass(frozen=True)
@@ -127,8 +117,7 @@ def _cases(oracle: Oracle, layers: int) -> list[_Case]:
 def _record(
     worst: dict[str, dict[str, float]], graph: str, output: str, got: Array, expected: Array, shape: str
 ) -> None:
-    # A cosine is a sum of E products of unit vectors: it can be near 0 by itself, its rounding error is that of 1.
-    error = relative_error(got, expected, 1.0 if output == "similarity" else 1e-30)
+    error = output_error(output, got, expected)
     if not error <= TOLERANCE:
         raise ExportError(
             f"{graph}.onnx disagrees with autograd in {output}",

@@ -8,11 +8,12 @@ import pytest
 
 from eyeshine.bundle import Bundle
 from eyeshine.errors import BundleError, ExportError, OutputError
+from eyeshine.verify import output_error
 from eyeshine_export import parity, write
 from eyeshine_export.graph.dense import DenseVjp
 from eyeshine_export.graph.forward import Tower
 from eyeshine_export.graph.vjp import Vjp
-from eyeshine_export.parity import TOLERANCE, relative_error
+from eyeshine_export.parity import TOLERANCE
 from eyeshine_export.write import ExportOptions, export_bundle
 from tiny import export_tiny, tiny_config, tiny_source
 
@@ -127,11 +128,11 @@ def test_weights_that_do_not_fit_leave_nothing(tmp_path):
 
 def test_the_tolerance_is_applied_to_every_kind_of_error(tmp_path):
     expected = np.array([1.0, -4.0])
-    assert relative_error(expected, expected) == 0
-    assert relative_error(np.array([1.0, -4.02]), expected) == pytest.approx(0.005)
+    assert output_error("keys", expected, expected) == 0
+    assert output_error("keys", np.array([1.0, -4.02]), expected) == pytest.approx(0.005)
     for wrong in (np.array([1.0, np.nan]), np.array([np.inf, -4.0]), np.array([1.0]), expected[None]):
-        assert relative_error(wrong, expected) == np.inf
-    assert relative_error(np.array([1e-9]), np.array([0.0])) > TOLERANCE
+        assert output_error("keys", wrong, expected) == np.inf
+    assert output_error("keys", np.array([1e-9]), np.array([0.0])) > TOLERANCE
     for error in (2 * TOLERANCE, np.nan, np.inf):
         with pytest.raises(ExportError, match="disagrees"):
             parity._record({}, "image", "keys", np.array([1 + error]), np.array([1.0]), "B=1")
