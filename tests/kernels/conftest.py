@@ -1,4 +1,7 @@
-"""Kernels run on a CUDA device where there is one, else through Triton's interpreter; their outputs start poisoned."""
+"""Kernels run on a CUDA device where there is one, else through Triton's interpreter; their outputs start poisoned.
+
+On hardware: ``python -m pytest tests/kernels -m ""``, which adds the shapes that only a device can take.
+"""
 
 import os
 
@@ -13,8 +16,8 @@ if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
-# Largest absolute error over the largest absolute expected value. One row per input dtype; the reference gets the same
-# rounded inputs, so only the arithmetic (fp32 in every case) and the rounding of the output are judged.
+# Largest absolute error over the largest absolute expected value, one row per dtype of the output (docs/numerics.md).
+# The reference gets the same rounded inputs, so only the arithmetic (fp32 in every case) and the last rounding count.
 TOLERANCES = {
     # Sums of up to a few thousand products in another order: eps 1.2e-7 times sqrt(terms), and a digit to spare.
     torch.float32: 1e-5,
@@ -33,7 +36,7 @@ def device():
 
 @pytest.fixture(scope="session")
 def tolerances():
-    """Tolerance per input dtype, relative to the largest expected value."""
+    """Tolerance per output dtype, relative to the largest expected value."""
     return TOLERANCES
 
 
