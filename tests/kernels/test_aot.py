@@ -15,7 +15,10 @@ ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 
 # One line per kernel module. Its AOT names what is compiled: {variant: {"kernel": the jitted function, "signature":
 # {argument: type}, "constants": {argument: value}, "num_warps": int}}.
-MODULES = ("eyeshine_kernels.relevance.kernel",)
+MODULES = (
+    "eyeshine_kernels.relevance.kernel",
+    "eyeshine_kernels.normalize.kernel",
+)
 
 # In a process of its own: triton aborts the whole process on a target it does not know, and in this one the
 # interpreter is on.
