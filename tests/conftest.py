@@ -1,8 +1,16 @@
-"""Fixtures that tests of several packages share."""
+"""Fixtures that tests of several packages share, and what must be set before any of them imports triton."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton reads them when it is imported and decorates its own functions, and torch's exporter imports it: so they are
+# set here, before the first test module. The second answers triton 3.9's notice that its default will change.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 
 @pytest.fixture(scope="session")
@@ -11,8 +19,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It is shared by the whole session: tests that change a bundle copy it first.
     """
-    import torch
-
     from tiny import export_tiny
 
     before = torch.get_num_threads()

@@ -3,18 +3,10 @@
 On hardware: ``python -m pytest tests/kernels -m ""``, which adds the shapes that only a device can take.
 """
 
-import os
-
 import pytest
 import torch
 
 HAS_GPU = torch.cuda.is_available()
-
-# Triton reads them when a kernel is decorated, so they are set here, before any test module imports one. The second one
-# answers triton 3.9's notice that its default will change; launches pass enable_fp_fusion themselves.
-if not HAS_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 # Largest absolute error over the largest absolute expected value, one row per dtype of the output (docs/numerics.md).
 # The reference gets the same rounded inputs, so only the arithmetic (fp32 in every case) and the last rounding count.

@@ -154,7 +154,7 @@ def test_kernel_on_any_number_of_patches(patches, device, assert_close, poisoned
         pytest.param((1, 1, 1, 1, 1, 1), id="all-one"),
         pytest.param((3, 1, 2, 1, 5, 9), id="one-head"),
         pytest.param((2, 17, 1, 3, 7, 5), id="prompts-past-a-tile"),
-        pytest.param((1, 67, 1, 2, 3, 34), id="two-tiles-of-prompts-and-patches"),
+        pytest.param((2, 67, 2, 2, 3, 70), id="two-tiles-of-prompts-three-of-patches"),
         pytest.param((1, 2, 3, 2, 65, 5), id="channels-past-a-tile"),
         pytest.param((1, 2, 1, 1, 130, 5), id="three-tiles-of-channels"),
         pytest.param((2, 3, 2, 13, 2, 3), id="many-heads"),
