@@ -22,6 +22,7 @@ __all__ = [
     "ExportError",
     "ExportUsageError",
     "EyeshineError",
+    "FallbackWarning",
     "ImageError",
     "InputError",
     "OptionError",
@@ -101,3 +102,7 @@ class UnsupportedError(ExportError):
 
 class UnknownWordsWarning(UserWarning):
     """A prompt uses words that the bundle's model never saw in training."""
+
+
+class FallbackWarning(UserWarning):
+    """The provider that was asked for is not there, and another that the caller named took its place."""

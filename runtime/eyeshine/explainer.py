@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.engine import CpuOptions, OrtCpuSession, Session, check_session
-from eyeshine.errors import BundleError, EngineError, InputError, OptionError
+from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options, open_session
+from eyeshine.errors import BundleError, EngineError, FallbackWarning, InputError, OptionError
 from eyeshine.explanation import Explanation
 from eyeshine.images import ImageLike, load_image
 from eyeshine.methods import BlockSignals, Method, get_method
@@ -22,6 +23,7 @@ from eyeshine.signals import SIGNALS, last_blocks
 from eyeshine.targets import Against, Target, make_target
 from eyeshine.texts import TextEncoder, check_texts
 from eyeshine.tokenizer import Tokenizer
+from eyeshine.verify import gate
 
 __all__ = ["Explainer"]
 
@@ -36,21 +38,25 @@ class Explainer:
 
     Args:
         bundle: an opened bundle.
-        options: how the CPU runs it.
+        options: which engine runs it, and how; by default the CPU.
         templates: prompt templates, each with one ``{}``; several are averaged. Empty: texts as they stand.
         text_cache: how many texts the embedding cache holds.
+        check: compare every graph with the bundle's golden values when it is first loaded on this machine, and refuse
+            an engine that computes it wrongly.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        options: CpuOptions | None = None,
+        options: EngineOptions | None = None,
         *,
         templates: Sequence[str] = (),
         text_cache: int = 1024,
+        check: bool = True,
     ) -> None:
         self.bundle = bundle
-        self.options = CpuOptions() if options is None else options
+        self.options: EngineOptions = CpuOptions() if options is None else options
+        self.check = check
         self.preprocess = _from_bundle(lambda: Preprocess.from_manifest(bundle.manifest.preprocess))
         info = bundle.manifest.tokenizer
         tokenizer = _from_bundle(
@@ -67,6 +73,7 @@ class Explainer:
         self.texts = TextEncoder(tokenizer, lambda: self._session("text"), templates, text_cache)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self._fell_back: str | None = None
 
     @classmethod
     def load(
@@ -74,27 +81,41 @@ class Explainer:
         bundle: str | Path | None = None,
         *,
         threads: int = 0,
+        provider: str | EngineOptions = "cpu",
+        capture: tuple[int, int] | None = None,
+        fallback: Sequence[str | EngineOptions] = (),
         resize: str | None = None,
         templates: Sequence[str] = (),
         text_cache: int = 1024,
         verify: bool = True,
+        check: bool = True,
     ) -> Explainer:
         """Open a bundle; without a name the embedded ``roads`` model.
 
         Args:
             bundle: the bundle's folder.
-            threads: threads inside an operator; 0 takes all CPUs of the process.
+            threads: threads inside an operator, for engines on the CPU; 0 takes all CPUs of the process.
+            provider: "cpu", "cuda", "tensorrt" or "openvino", or an engine's options.
+            capture: (images, texts) to capture a CUDA graph for; no other size runs then.
+            fallback: what to take where ``provider`` is not there, in this order, with a warning; nothing by default.
             resize: "shortest" (shortest side and centre crop) or "squash"; by default what the bundle says.
             templates: prompt templates, each with one ``{}``.
             text_cache: how many texts the embedding cache holds.
             verify: compare every file with its SHA-256.
+            check: compare every graph with its golden values when it is first loaded on this machine.
 
         Raises:
             BundleError: missing, damaged or of another schema version.
+            EngineError: the provider is not there; the message names what to install.
             OptionError: an option outside its range.
         """
+        asked = engine_options(provider, threads=threads, capture=capture)
+        options, missing = choose(asked, [engine_options(other) for other in fallback])
         opened = Bundle.open(bundle, verify=verify)
-        explainer = cls(opened, CpuOptions(threads), templates=templates, text_cache=text_cache)
+        explainer = cls(opened, options, templates=templates, text_cache=text_cache, check=check)
+        if missing is not None:
+            explainer._fell_back = missing
+            warnings.warn(f"fell back to provider {options.engine}: {missing}", FallbackWarning, stacklevel=2)
         if resize is not None:
             explainer.preprocess = Preprocess.from_manifest({**opened.manifest.preprocess, "resize": resize})
         return explainer
@@ -163,7 +184,7 @@ class Explainer:
             images=tuple(photos),
             crops=tuple(self._seen(item.crop) for item in prepared),
             bundle=self.bundle.name,
-            engine={**self.options.metadata(), "provider": run.provider, "graph": graph},
+            engine=self._facts(run.provider, graph),
             timings_ms={name: seconds * 1e3 for name, seconds in timings.items()},
         )
 
@@ -195,12 +216,17 @@ class Explainer:
             raise EngineError(f"method {method.name} yielded a map that is not finite", cure="report it with the image")
         return maps.reshape(len(maps), count, *self.bundle.manifest.grid)
 
+    def _facts(self, provider: str, graph: str) -> dict[str, Any]:
+        """What a result says of the engine."""
+        fell_back = {} if self._fell_back is None else {"fell_back": self._fell_back}
+        return {**self.options.metadata(), "provider": provider, "graph": graph, **fell_back}
+
     def _session(self, name: str) -> Session:
         with self._lock:
             if name not in self._sessions:
-                graph = self.bundle.graph(name)
-                session = OrtCpuSession(self.bundle.folder / graph.file, self.options)
-                check_session(session, graph)
+                session = open_session(self.bundle, name, self.options)
+                if self.check:
+                    gate(self.bundle, name, session, self.options)
                 self._sessions[name] = session
             return self._sessions[name]
 

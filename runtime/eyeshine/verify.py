@@ -1,24 +1,31 @@
 """The numeric gate: a bundle's golden inputs through an engine, its outputs against autograd's.
 
-Engines have shipped silently wrong attention (NVIDIA/TensorRT#4837); what a bundle says of itself was true on the
-machine that exported it. This says whether it is true here.
+Engines have shipped silently wrong attention (NVIDIA/TensorRT#4837) and silently wrong gradients (engine/openvino.py);
+what a bundle says of itself was true on the machine that exported it. This says whether it is true here.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.engine import CpuOptions, OrtCpuSession, check_session
-from eyeshine.errors import BundleError
+from eyeshine.cache import cache_folder
+from eyeshine.engine import CpuOptions, EngineOptions, Session, open_session
+from eyeshine.errors import BundleError, EngineError
+from eyeshine.signals import SIGNALS
 
-__all__ = ["TOLERANCES", "Check", "Verification", "output_error", "verify"]
+__all__ = ["TOLERANCES", "Check", "Verification", "check_graph", "gate", "output_error", "verify"]
 
-TOLERANCES: Final = {"fp32": 1e-4}
+TOLERANCES: Final = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}
 """Largest relative error per precision, with reasons in docs/numerics.md."""
 
 Array = NDArray[np.generic]
@@ -44,7 +51,7 @@ class Check:
     Attributes:
         graph, output: which.
         error: relative, see ``output_error``.
-        tolerance: for the bundle's precision.
+        tolerance: for the precision of bundle and engine.
     """
 
     graph: str
@@ -78,27 +85,81 @@ class Verification:
         return all(check.passed for check in self.checks)
 
 
-def verify(bundle: Bundle, options: CpuOptions | None = None) -> Verification:
+def verify(bundle: Bundle, options: EngineOptions | None = None) -> Verification:
     """Run every graph of a bundle on its golden inputs and compare its outputs.
 
     Raises:
         BundleError: a precision without a tolerance, or a graph without golden values.
-        EngineError: the engine refuses or fails to run a graph.
+        EngineError: the engine is not there, or refuses or fails to run a graph.
     """
     chosen = CpuOptions() if options is None else options
-    precision = bundle.manifest.precision
+    checks: list[Check] = []
+    for name in bundle.manifest.graphs:
+        checks += check_graph(bundle, name, open_session(bundle, name, chosen), chosen)
+    return Verification(bundle.name, chosen.metadata(), tuple(checks))
+
+
+def check_graph(bundle: Bundle, name: str, session: Session, options: EngineOptions) -> list[Check]:
+    """Run one graph on its golden inputs, repeated to the sizes that the engine takes, and compare every output.
+
+    Raises:
+        BundleError: a precision without a tolerance, or a graph without golden values.
+        EngineError: the engine fails to run the graph.
+    """
+    precision = options.precision(bundle.manifest.precision)
     if precision not in TOLERANCES:
         raise BundleError("no tolerance for this precision", got=precision, allowed=", ".join(TOLERANCES))
-    golden = bundle.golden()
-    checks: list[Check] = []
-    for name, graph in bundle.manifest.graphs.items():
-        outputs = [output for output in graph.outputs if f"{name}/{output}" in golden]
-        if not outputs or not all(f"in/{key}" in golden for key in graph.inputs):
-            raise BundleError(f"bundle has no golden values for {name}", cure="export the bundle again")
-        session = OrtCpuSession(bundle.folder / graph.file, chosen)
-        check_session(session, graph)
-        run = session.run({key: golden[f"in/{key}"] for key in graph.inputs}, outputs)
-        for output, value in run.outputs.items():
-            error = output_error(output, value, golden[f"{name}/{output}"])
-            checks.append(Check(name, output, error, TOLERANCES[precision]))
-    return Verification(bundle.name, chosen.metadata(), tuple(checks))
+    graph, golden = bundle.graph(name), bundle.golden()
+    outputs = [output for output in graph.outputs if f"{name}/{output}" in golden]
+    if not outputs or not all(f"in/{key}" in golden for key in graph.inputs):
+        raise BundleError(f"bundle has no golden values for {name}", cure="export the bundle again")
+    inputs = {key: _repeated(key, golden[f"in/{key}"], options) for key in graph.inputs}
+    run = session.run(inputs, outputs)
+    wanted = {output: _repeated(output, golden[f"{name}/{output}"], options) for output in outputs}
+    errors = {output: output_error(output, value, wanted[output]) for output, value in run.outputs.items()}
+    return [Check(name, output, error, TOLERANCES[precision]) for output, error in errors.items()]
+
+
+def _repeated(signal: str, array: Array, options: EngineOptions) -> Array:
+    """A golden tensor, its images and texts repeated in turn to the nearest size that the engine takes."""
+    for axis, dim in enumerate(SIGNALS[signal].dims):
+        if dim in ("B", "P"):
+            count = array.shape[axis]
+            array = array.take(np.arange(options.nearest(dim, count)) % count, axis)
+    return array
+
+
+def gate(bundle: Bundle, name: str, session: Session, options: EngineOptions) -> None:
+    """Refuse an engine whose graph yields wrong numbers; asked once per bundle, engine, machine and versions.
+
+    That it passed is written into ``cache_folder()``; where that cannot be written it is asked again next time.
+
+    Raises:
+        EngineError: an output differs from its golden value by more than the tolerance.
+    """
+    record = cache_folder() / "gate" / f"{options.cache_tag(bundle.hash)}-{name}.json"
+    if record.is_file():
+        return
+    checks = check_graph(bundle, name, session, options)
+    wrong = [check for check in checks if not check.passed]
+    if wrong:
+        raise EngineError(
+            f"{session.provider} computes graph {name} of bundle {bundle.name} wrongly and is refused",
+            got=", ".join(f"{check.output} off by {check.error:.1e} of its largest value" for check in wrong),
+            allowed=f"{wrong[0].tolerance:.0e}",
+            cure="eyeshine verify BUNDLE --provider ... shows every output; use another provider, version or precision",
+        )
+    facts = {"bundle": bundle.name, "engine": options.metadata(), "errors": {c.output: c.error for c in checks}}
+    _write(record, facts)
+
+
+def _write(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all; without the right to, nothing is lost but time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(facts, file, indent=1)
+        Path(partial).replace(path)
+    except OSError:
+        return

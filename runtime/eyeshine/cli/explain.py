@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eyeshine.cli.engines import Device, Precision, Provider, Threads, options_of
 from eyeshine.errors import EngineError, ImageError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ def explain(
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on stdout.")] = False,
-    threads: Annotated[int, typer.Option(help="0 takes all CPUs.")] = 0,
+    provider: Provider = "cpu",
+    precision: Precision = None,
+    device: Device = None,
+    fallback: Annotated[list[str] | None, typer.Option(help="Provider to take where it is missing; repeat.")] = None,
+    threads: Threads = 0,
     resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
@@ -54,7 +59,10 @@ def explain(
     make_target(check_texts(text), rather)
     if out is not None:
         make_folder(out)
-    explainer = Explainer.load(bundle, threads=threads, resize=resize, templates=template or ())
+    engine = options_of(provider, threads, precision, device)
+    explainer = Explainer.load(
+        bundle, provider=engine, fallback=fallback or (), resize=resize, templates=template or ()
+    )
     names, failures = Names(), 0
     with _progress(images) as each:
         for image in each:

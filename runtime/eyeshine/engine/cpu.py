@@ -7,23 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine.engine.session import Dims, RunResult, Tensor
+from eyeshine.bundle import Bundle
+from eyeshine.cache import digest
+from eyeshine.engine.machine import cpu_name, package_version
+from eyeshine.engine.ort import Provider, dims_of, open_ort
+from eyeshine.engine.session import DeviceArray, DeviceResult, Dims, RunResult, Tensor
 from eyeshine.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["CpuOptions", "OrtCpuSession"]
+__all__ = ["CpuOptions", "OrtCpuSession", "available_cpus"]
 
 PROVIDER = "CPUExecutionProvider"
 
 
-def _available_cpus() -> int:
+def available_cpus() -> int:
+    """CPUs that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -46,15 +51,26 @@ class CpuOptions:
     deterministic: bool = True
     spinning: bool = False
 
+    engine: ClassVar[str] = "cpu"
+
     def __post_init__(self) -> None:
         if not isinstance(self.threads, int) or self.threads < 0:
             raise OptionError(
                 "threads must be a whole number", got=self.threads, allowed="1 and more, or 0 for all CPUs"
             )
         if self.threads == 0:
-            object.__setattr__(self, "threads", _available_cpus())
+            object.__setattr__(self, "threads", available_cpus())
+
+    def nearest(self, axis: str, size: int) -> int:
+        """``size``: every one runs."""
+        return size
+
+    def precision(self, bundle: str) -> str:
+        """The bundle's own."""
+        return bundle
 
     def session_options(self) -> onnxruntime.SessionOptions:
+        """Threads, determinism and spinning for onnxruntime."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -65,9 +81,29 @@ class CpuOptions:
         options.log_severity_level = 3
         return options
 
+    def provider_options(self) -> dict[str, str]:
+        """None: the CPU provider takes session options alone."""
+        return {}
+
     def metadata(self) -> dict[str, Any]:
         """What a record of a run should say."""
         return {"provider": PROVIDER, "threads": self.threads, "deterministic": self.deterministic}
+
+    def cache_tag(self, model: str) -> str:
+        """Model, CPU, onnxruntime and these options."""
+        facts = {**self.metadata(), "model": model, "cpu": cpu_name(), "onnxruntime": _onnxruntime()}
+        return f"cpu-{digest(facts)}"
+
+    def check_available(self) -> None:
+        """The CPU is always there."""
+
+    def open(self, bundle: Bundle, graph: str) -> OrtCpuSession:
+        """Load a graph of a bundle."""
+        return OrtCpuSession(bundle.folder / bundle.graph(graph).file, self)
+
+
+def _onnxruntime() -> str:
+    return package_version("onnxruntime", "onnxruntime-gpu")
 
 
 class OrtCpuSession:
@@ -82,17 +118,10 @@ class OrtCpuSession:
     """
 
     def __init__(self, path: Path, options: CpuOptions) -> None:
-        import onnxruntime
-
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), sess_options=options.session_options(), providers=[PROVIDER]
-            )
-        except Exception as error:  # onnxruntime's errors have no common root but Exception
-            raise EngineError(f"onnxruntime refused {path.name}", got=str(error)) from error
-        self.provider: str = self._session.get_providers()[0]
-        self.input_dims: Mapping[str, Dims] = {x.name: tuple(x.shape) for x in self._session.get_inputs()}
-        self.output_dims: Mapping[str, Dims] = {x.name: tuple(x.shape) for x in self._session.get_outputs()}
+        self._session = open_ort(path, options.session_options(), [Provider(PROVIDER, {})])
+        self.provider: str = PROVIDER
+        self.input_dims: Mapping[str, Dims] = dims_of(self._session.get_inputs())
+        self.output_dims: Mapping[str, Dims] = dims_of(self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> RunResult:
         started = perf_counter()
@@ -102,3 +131,9 @@ class OrtCpuSession:
             raise EngineError("onnxruntime failed to run a graph", got=str(error)) from error
         wall_ms = (perf_counter() - started) * 1e3
         return RunResult(dict(zip(outputs, values, strict=True)), self.provider, wall_ms)
+
+    def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
+        """The host is the device: the same arrays."""
+        result = self.run(inputs, outputs)
+        values: dict[str, DeviceArray] = dict(result.outputs)
+        return DeviceResult(values, result.provider, result.wall_ms)

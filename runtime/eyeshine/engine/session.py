@@ -1,34 +1,55 @@
-"""What every engine offers, and the check that a graph is what the manifest says."""
+"""What every engine offers: options that open a graph, a session that runs it, and the check of its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.bundle import Bundle
 from eyeshine.errors import BundleError
 from eyeshine.manifest import GraphInfo
 
-__all__ = ["RunResult", "Session", "check_session"]
+__all__ = ["DeviceArray", "DeviceResult", "Dims", "EngineOptions", "RunResult", "Session", "Tensor", "check_session"]
 
 Tensor = NDArray[np.generic]
 Dims = tuple[int | str, ...]
 
 
+class DeviceArray(Protocol):
+    """A tensor where the engine left it, for any consumer of DLPack (``torch.from_dlpack``, ``cupy.from_dlpack``)."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
 @dataclass(frozen=True)
 class RunResult:
-    """Outputs of one run.
+    """Outputs of one run, on the host.
 
     Attributes:
-        outputs: by name, on the host.
+        outputs: by name.
         provider: the execution provider that ran the graph.
         wall_ms: time of the call in milliseconds.
     """
 
     outputs: dict[str, NDArray[np.float32]]
+    provider: str
+    wall_ms: float
+
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """Outputs of one run, where the engine left them; fields as in ``RunResult``.
+
+    With capture they are the engine's own buffers: the next run writes over them.
+    """
+
+    outputs: dict[str, DeviceArray]
     provider: str
     wall_ms: float
 
@@ -52,7 +73,57 @@ class Session(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> RunResult:
-        """Run the graph for the named outputs."""
+        """Run the graph for the named outputs and bring them to the host."""
+        ...
+
+    def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
+        """Run the graph and leave the named outputs where they are; nothing is copied to the host."""
+        ...
+
+
+class EngineOptions(Protocol):
+    """How one engine runs graphs: a frozen dataclass that checks itself.
+
+    Attributes:
+        engine: short name: "cpu", "cuda", "tensorrt", "openvino".
+    """
+
+    engine: ClassVar[str]
+
+    def nearest(self, axis: str, size: int) -> int:
+        """The size nearest to ``size`` that runs, along the axis B (images) or P (texts)."""
+        ...
+
+    def precision(self, bundle: str) -> str:
+        """What the arithmetic is as precise as, for a bundle of the given precision: a key of ``TOLERANCES``."""
+        ...
+
+    def provider_options(self) -> dict[str, str]:
+        """What is handed to the engine, without what depends on the graph."""
+        ...
+
+    def metadata(self) -> dict[str, Any]:
+        """What a record of a run should say."""
+        ...
+
+    def cache_tag(self, model: str) -> str:
+        """A name for what is built for, or was found out about, this model, engine, machine and these versions.
+
+        Args:
+            model: hash of the bundle.
+        """
+        ...
+
+    def check_available(self) -> None:
+        """Raise EngineError, naming the wheel to install, where this machine cannot run the engine."""
+        ...
+
+    def open(self, bundle: Bundle, graph: str) -> Session:
+        """Load a graph of a bundle.
+
+        Raises:
+            EngineError: the engine is not there, or refuses the graph.
+        """
         ...
 
 
