@@ -1,15 +1,42 @@
-"""The CPU engine."""
+"""Engines on onnxruntime: the CPU, I/O binding (tried on the CPU), and how one is chosen."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
 import numpy as np
 import pytest
+import torch
 
-from eyeshine import Bundle
-from eyeshine.engine import CpuOptions, OrtCpuSession
-from eyeshine.errors import EngineError, OptionError
+from eyeshine import Bundle, Explainer
+from eyeshine.engine import (
+    CpuOptions,
+    CudaOptions,
+    OpenVinoOptions,
+    OrtCpuSession,
+    TensorRtOptions,
+    choose,
+    engine_options,
+    open_session,
+)
+from eyeshine.engine.ort import BoundSession, Provider, open_ort
+from eyeshine.errors import EngineError, FallbackWarning, InputError, OptionError
+
+CPU = Provider("CPUExecutionProvider", {})
+SIGNALS = ["similarity", "gradient", "values"]
+
+
+def open_plain(bundle):
+    """onnxruntime's own session of the image graph, on the CPU."""
+    return open_ort(bundle.folder / "image.onnx", CpuOptions(threads=1).session_options(), [CPU])
+
+
+def image_inputs(bundle, images, texts, seed=0):
+    random, model = np.random.default_rng(seed), bundle.manifest.model
+    pixels = random.random((images, 3, *model.image_size), dtype=np.float32)
+    return {"pixels": pixels, "text": random.standard_normal((texts, model.embed_dim), dtype=np.float32)}
 
 
 def test_threads_are_explicit_and_recorded():
@@ -43,6 +70,185 @@ def test_golden_outputs_are_met(tiny_bundle):
 
 
 def test_a_wrong_input_is_an_engine_error(tiny_bundle):
-    session = OrtCpuSession(Bundle.open(tiny_bundle).folder / "encode.onnx", CpuOptions(threads=1))
+    bundle = Bundle.open(tiny_bundle)
+    wrong = {"pixels": np.zeros((1, 3, 4, 4), np.float32)}
     with pytest.raises(EngineError, match="failed to run"):
-        session.run({"pixels": np.zeros((1, 3, 4, 4), np.float32)}, ["embedding"])
+        OrtCpuSession(bundle.folder / "encode.onnx", CpuOptions(threads=1)).run(wrong, ["embedding"])
+    with pytest.raises(EngineError, match="failed to run"):
+        BoundSession(open_plain(bundle), CPU).run({**image_inputs(bundle, 1, 1), **wrong}, SIGNALS)
+
+
+# I/O binding
+
+
+def test_bound_outputs_equal_those_of_a_plain_run_at_any_size(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    plain = OrtCpuSession(bundle.folder / "image.onnx", CpuOptions(threads=1))
+    bound = BoundSession(open_plain(bundle), CPU)
+    assert bound.input_dims == plain.input_dims
+    assert bound.output_dims == plain.output_dims
+    for images, texts in ((1, 1), (3, 2), (1, 7)):
+        inputs = image_inputs(bundle, images, texts)
+        wanted, got = plain.run(inputs, SIGNALS).outputs, bound.run(inputs, SIGNALS)
+        assert got.provider == "CPUExecutionProvider"
+        assert list(got.outputs) == SIGNALS
+        for name in SIGNALS:
+            np.testing.assert_array_equal(got.outputs[name], wanted[name])
+
+
+@pytest.mark.parametrize("kind", ["plain", "bound", "fixed"])
+def test_outputs_stay_where_they_are_and_dlpack_reads_them(kind, tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    plain = OrtCpuSession(bundle.folder / "image.onnx", CpuOptions(threads=1))
+    sessions = {
+        "plain": plain,
+        "bound": BoundSession(open_plain(bundle), CPU),
+        "fixed": BoundSession(open_plain(bundle), CPU, {"B": 2, "P": 3}),
+    }
+    inputs = image_inputs(bundle, 2, 3)
+    result = sessions[kind].run_on_device(inputs, SIGNALS)
+    assert result.provider == "CPUExecutionProvider"
+    for name, value in plain.run(inputs, SIGNALS).outputs.items():
+        tensor = torch.from_dlpack(result.outputs[name])
+        assert tensor.device.type == "cpu"
+        np.testing.assert_array_equal(tensor.numpy(), value)
+
+
+def test_fixed_buffers_are_used_again_and_earlier_results_stay(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    fixed = BoundSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
+    first, second = image_inputs(bundle, 1, 2, seed=1), image_inputs(bundle, 1, 2, seed=2)
+    address = torch.from_dlpack(fixed.run_on_device(first, ["gradient"]).outputs["gradient"]).data_ptr()
+    before = fixed.run(first, SIGNALS).outputs
+    kept = before["gradient"].copy()
+    after = fixed.run(second, SIGNALS).outputs
+    assert torch.from_dlpack(fixed.run_on_device(second, ["gradient"]).outputs["gradient"]).data_ptr() == address
+    np.testing.assert_array_equal(before["gradient"], kept)
+    assert np.abs(after["gradient"] - kept).max() > 0
+
+
+def test_a_captured_session_refuses_other_sizes(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    fixed = BoundSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
+    with pytest.raises(InputError, match=r"text \[3, .*B=1, P=2.*without capture"):
+        fixed.run(image_inputs(bundle, 1, 3), SIGNALS)
+
+
+@pytest.mark.parametrize("shapes", [None, {"B": 1, "P": 2}], ids=["any size", "fixed"])
+def test_threads_do_not_disturb_each_other(shapes, tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    session = BoundSession(open_plain(bundle), CPU, shapes)
+    inputs = [image_inputs(bundle, 1, 2, seed=seed) for seed in range(4)]
+    wanted = [session.run(given, SIGNALS).outputs for given in inputs]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(20):
+            got = session.run(inputs[index], SIGNALS).outputs
+            if any((got[name] != wanted[index][name]).any() for name in SIGNALS):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_provider_that_onnxruntime_drops_is_an_error(tiny_bundle):
+    """onnxruntime logs and goes on without a provider that does not start; the wheel for the CPU has no CUDA."""
+    bundle = Bundle.open(tiny_bundle)
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(EngineError, match="fell back to CPU"),
+    ):
+        open_ort(
+            bundle.folder / "image.onnx",
+            CpuOptions(threads=1).session_options(),
+            [Provider("CUDAExecutionProvider", {})],
+        )
+
+
+# Choosing
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """An onnxruntime without CUDA and no openvino, whatever is installed."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr("eyeshine.engine.openvino.find_spec", lambda name: None)
+
+
+def test_names_stand_for_options():
+    assert engine_options("cpu", threads=2) == CpuOptions(2)
+    assert engine_options("openvino", threads=2) == OpenVinoOptions(2)
+    assert engine_options("cuda", capture=(1, 5)) == CudaOptions(capture=(1, 5))
+    assert engine_options("tensorrt") == TensorRtOptions()
+    options = CudaOptions(device=1)
+    assert engine_options(options) is options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"provider": "metal"}, "unknown provider.*cpu, cuda, tensorrt, openvino"),
+        ({"provider": "cpu", "capture": (1, 1)}, "capture needs a GPU"),
+        ({"provider": "openvino", "capture": (1, 1)}, "capture needs a GPU"),
+        ({"provider": "cuda", "threads": 2}, "threads are for engines on the CPU"),
+        ({"provider": "cuda", "capture": (0, 1)}, "capture must be two sizes"),
+        ({"provider": CpuOptions(), "threads": 2}, "stand in the options"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(arguments, message):
+    with pytest.raises(OptionError, match=message):
+        engine_options(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("provider", "wheel"), [("cuda", "onnxruntime-gpu"), ("tensorrt", "onnxruntime-gpu"), ("openvino", "openvino")]
+)
+def test_a_missing_provider_names_the_wheel(provider, wheel, no_gpu):
+    with pytest.raises(EngineError, match=f"cure: .*pip install.*{wheel}"):
+        Explainer.load(provider=provider)
+
+
+def test_falling_back_is_asked_for_and_shows(no_gpu, car_image):
+    with pytest.warns(FallbackWarning, match="fell back to provider cpu.*CUDAExecutionProvider"):
+        explainer = Explainer.load(provider="cuda", fallback=["openvino", CpuOptions(1)])
+    result = explainer.explain(car_image, ["a car"])
+    assert result.engine["provider"] == "CPUExecutionProvider"
+    assert result.engine["threads"] == 1
+    assert "CUDAExecutionProvider" in result.engine["fell_back"]
+    assert "fell_back" not in Explainer.load(threads=1).explain(car_image, ["a car"]).engine
+
+
+def test_where_nothing_is_there_the_first_wish_is_named(no_gpu):
+    with pytest.raises(EngineError, match="CUDAExecutionProvider"):
+        choose(CudaOptions(), [OpenVinoOptions()])
+
+
+@pytest.fixture
+def car_image():
+    from eyeshine import roads
+
+    return roads.render(seed=1_000_000_001).image
+
+
+def test_opening_checks_the_tensors_against_the_manifest(tiny_bundle):
+    session = open_session(Bundle.open(tiny_bundle), "encode", CpuOptions(threads=1))
+    assert list(session.output_dims) == ["embedding"]
+
+
+def test_the_cpu_needs_no_package_of_another_engine():
+    done = __import__("subprocess").run(
+        [
+            sys.executable, "-c",
+            "import sys\nfrom eyeshine import Explainer\nExplainer.load(threads=1).warm_up()\n"
+            "assert not {'openvino', 'torch', 'triton', 'onnx'} & set(sys.modules), set(sys.modules)",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eyeshine import Bundle
+from eyeshine import Bundle, Explainer
+from eyeshine import verify as gates
 from eyeshine.bundle import sha256_of
 from eyeshine.cli import main
-from eyeshine.errors import BundleError
-from eyeshine.verify import TOLERANCES, output_error, verify
+from eyeshine.engine import CpuOptions, CudaOptions, open_session
+from eyeshine.errors import BundleError, EngineError
+from eyeshine.verify import TOLERANCES, check_graph, gate, output_error, verify
 
 
 def run(*arguments: object) -> int:
@@ -82,10 +84,128 @@ def test_the_command_prints_json_and_exits_by_the_result(tiny_bundle, capsys):
 def test_the_doctor_says_what_runs_and_why_not_the_rest(capsys, monkeypatch):
     assert run("doctor") == 0
     out = capsys.readouterr().out
-    assert "yes  explain on the CPU" in out
+    assert "yes  explain on cpu: provider CPUExecutionProvider" in out
+    for engine in ("cuda", "tensorrt", "openvino"):
+        assert f"explain on {engine}: " in out
+    assert "Triton kernels" in out
     assert "yes  export: torch" in out
     import eyeshine.cli.verify
 
     monkeypatch.setattr(eyeshine.cli.verify, "find_spec", lambda name: None)
     assert run("doctor") == 0
     assert "no   export: torch, open_clip" in capsys.readouterr().out
+
+
+def test_commands_take_a_provider(tiny_bundle, capsys):
+    assert run("verify", tiny_bundle, "--precision", "fp16") == 2
+    assert "computes in the bundle's precision" in capsys.readouterr().err
+    assert run("verify", tiny_bundle, "--device", "1") == 2
+    assert "--device is for GPUs" in capsys.readouterr().err
+    assert run("verify", tiny_bundle, "--provider", "abacus") == 2
+    assert "unknown provider" in capsys.readouterr().err
+
+
+# The gate at first load
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("EYESHINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """The graphs that the gate ran."""
+    graphs: list[str] = []
+    real = gates.check_graph
+
+    def counting(bundle, name, session, options):
+        graphs.append(name)
+        return real(bundle, name, session, options)
+
+    monkeypatch.setattr(gates, "check_graph", counting)
+    return graphs
+
+
+def test_a_graph_is_checked_once_per_bundle_engine_and_machine(tiny_bundle, cache, asked, monkeypatch):
+    for _ in range(2):
+        explainer = Explainer.load(tiny_bundle, threads=1)
+        explainer.warm_up()
+    assert asked == ["image", "text"]
+    Explainer.load(tiny_bundle, threads=2).warm_up()
+    assert len(asked) == 4
+    monkeypatch.setattr("eyeshine.engine.cpu.cpu_name", lambda: "another CPU")
+    Explainer.load(tiny_bundle, threads=1).warm_up()
+    assert len(asked) == 6
+    Explainer.load(threads=1).warm_up()
+    assert len(asked) == 8
+    records = [json.loads(path.read_text("utf-8")) for path in cache.glob("gate/*.json")]
+    assert len(records) == 8
+    assert all(max(record["errors"].values()) <= 1e-4 for record in records)
+
+
+def test_an_engine_that_fails_is_refused_every_time(broken, cache):
+    for _ in range(2):
+        explainer = Explainer.load(broken, threads=1)
+        with pytest.raises(
+            EngineError, match="computes graph image of bundle tiny wrongly and is refused; got gradient"
+        ):
+            explainer.warm_up()
+    assert not list(cache.glob("gate/*"))
+    Explainer.load(broken, threads=1, check=False).warm_up()
+
+
+def test_without_a_writable_cache_the_gate_still_works(tiny_bundle, broken, tmp_path, asked, monkeypatch):
+    (tmp_path / "file").write_text("no folder", "utf-8")
+    monkeypatch.setenv("EYESHINE_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        Explainer.load(tiny_bundle, threads=1).warm_up()
+    assert asked == ["image", "text"] * 2
+    with pytest.raises(EngineError, match="refused"):
+        Explainer.load(broken, threads=1).warm_up()
+
+
+def test_golden_values_are_repeated_to_the_sizes_an_engine_takes(tiny_bundle):
+    """A captured or profiled engine may not take one image and two texts; here the CPU computes what it would."""
+    bundle = Bundle.open(tiny_bundle)
+    for name in ("image", "deep", "encode"):
+        session = open_session(bundle, name, CpuOptions(1))
+        sizes: list[tuple[int, ...]] = []
+
+        class Watched:
+            provider, input_dims, output_dims = session.provider, session.input_dims, session.output_dims
+
+            def run(self, inputs, outputs):
+                sizes.append(tuple(len(array) for array in inputs.values()))  # noqa: B023
+                return session.run(inputs, outputs)  # noqa: B023
+
+        checks = check_graph(bundle, name, Watched(), CudaOptions(capture=(3, 5)))
+        assert sizes == ([(3,)] if name == "encode" else [(3, 5)])
+        assert checks
+        assert all(check.passed for check in checks)
+
+
+def test_the_cache_folder_is_the_named_one_or_the_users(monkeypatch, tmp_path):
+    from eyeshine.cache import cache_folder
+
+    monkeypatch.setenv("EYESHINE_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("EYESHINE_CACHE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "eyeshine"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "eyeshine"
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert cache_folder() == Path.home() / "Library" / "Caches" / "eyeshine"
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
+    assert cache_folder() == tmp_path / "local" / "eyeshine" / "cache"
+
+
+def test_the_gate_passes_a_right_engine(tiny_bundle, cache):
+    bundle, options = Bundle.open(tiny_bundle), CpuOptions(1)
+    gate(bundle, "encode", open_session(bundle, "encode", options), options)
+    assert len(list(cache.glob("gate/cpu-*-encode.json"))) == 1
