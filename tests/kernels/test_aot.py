@@ -18,6 +18,7 @@ ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 MODULES = (
     "eyeshine_kernels.relevance.kernel",
     "eyeshine_kernels.normalize.kernel",
+    "eyeshine_kernels.head_scores.kernel",
 )
 
 # In a process of its own: triton aborts the whole process on a target it does not know, and in this one the
