@@ -32,6 +32,7 @@ def export(
     tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json of a word-level model.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the folder's.")] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set: 23, or 20 for TensorRT before 10.14.")] = 23,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Turn a CLIP checkpoint into a bundle of ONNX graphs, checked against autograd."""
@@ -44,7 +45,7 @@ def export(
     from eyeshine_export.source import resolve
     from eyeshine_export.write import ExportOptions, check_target, export_bundle
 
-    options = ExportOptions(layers=layers, name=name, force=force)
+    options = ExportOptions(layers=layers, name=name, force=force, opset=opset)
     check_target(out.resolve(), force)  # before anything is loaded or downloaded
     source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokenizer, licence=licence)
     manifest = export_bundle(source, out, options)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
+from eyeshine.signals import CONSTANT_COSINES
 from eyeshine_export.config import ClipConfig, TowerConfig
 
 __all__ = ["explain_reference", "image_tower", "text_reference"]
@@ -93,6 +94,8 @@ def explain_reference(
     unit = F.normalize(embedding, dim=-1)
     similarity = unit @ F.normalize(text, dim=-1).T
     mixed = trace.mixed[-layers:]
+    query = torch.stack([q[:, 0] for q in trace.query[-layers:]], dim=1).detach()
+    keys = torch.stack(trace.key[-layers:], dim=1).detach()
     gradients = []
     for prompt in range(len(text)):
         # Images of a batch do not interact: the gradient of the sum is each image's own gradient.
@@ -101,12 +104,20 @@ def explain_reference(
     return {
         "embedding": unit.detach(),
         "similarity": similarity.detach(),
-        "class_query": torch.stack([q[:, 0] for q in trace.query[-layers:]], dim=1).detach(),
-        "keys": torch.stack(trace.key[-layers:], dim=1).detach(),
+        "class_query": query,
+        "keys": keys,
+        "spatial_weights": _spatial_weights(query, keys),
         "values": torch.stack(trace.value[-layers:], dim=1).detach(),
         "class_attention": torch.stack([a[:, :, 0] for a in trace.attention[-layers:]], dim=1).detach(),
         "gradient": torch.stack(gradients, dim=1).detach(),
     }
+
+
+def _spatial_weights(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """query [B, K, D], keys [B, K, T, D] -> [B, K, N], as the authors' code but for the guard against 0/0."""
+    cosine = (F.normalize(query, dim=-1)[:, :, None] * F.normalize(keys[:, :, 1:], dim=-1)).sum(-1)
+    low, high = cosine.amin(-1, keepdim=True), cosine.amax(-1, keepdim=True)
+    return torch.where(high - low > CONSTANT_COSINES, (cosine - low) / (high - low), 0.0)
 
 
 def text_reference(state: State, config: ClipConfig, tokens: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from eyeshine.errors import ExportError, OptionError, OutputError
 from eyeshine.manifest import MANIFEST, SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorInfo, TokenizerInfo
 from eyeshine.signals import SIGNALS
 from eyeshine_export.golden import golden_values
-from eyeshine_export.graph.ops import OPSET
+from eyeshine_export.graph.ops import OPSET, Form
 from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
 from eyeshine_export.parity import Oracle, check_graphs
@@ -45,17 +45,24 @@ class ExportOptions:
         layers: explained blocks of ``deep.onnx``; None for no such graph.
         name: the bundle's name; the folder's name by default.
         force: replace an existing bundle.
+        opset: ONNX operator set, 20 or 23. TensorRT reads 20 from version 10.0 on, 23 from 10.14 on.
     """
 
     layers: int | None = None
     name: str | None = None
     force: bool = False
+    opset: int = OPSET
 
     def __post_init__(self) -> None:
+        self.form()
         if self.layers is not None and self.layers < 2:
             raise OptionError(
                 "layers of the deep graph", got=self.layers, allowed="2 and more; image.onnx explains the last block"
             )
+
+    def form(self) -> Form:
+        """How the graphs are written down."""
+        return Form(opset=self.opset)
 
 
 def export_bundle(source: Source, out: Path, options: ExportOptions | None = None) -> Manifest:
@@ -153,7 +160,7 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
         graphs={name: _graph_info(name, models[name], blocks, source) for name, blocks in graphs.items()},
         weights=WEIGHTS,
         golden=GOLDEN,
-        opset=OPSET,
+        opset=options.opset,
         precision="fp32",
         exporter=_versions(),
         files={p.name: FileInfo(p.stat().st_size, sha256_of(p)) for p in sorted(folder.iterdir())},
@@ -165,20 +172,20 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
 
 def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict[str, ir.Model]]:
     """Graph name -> explained blocks, and graph name -> model."""
-    config = source.config
+    config, form = source.config, options.form()
     state = {name: tensor.numpy() for name, tensor in source.state.items()}
     normalisation = source.normalisation
     vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
     text = text_weights(state, config.text, config.embed_dim)
     graphs = {"encode": 0, "image": 1, "text": 0}
     models = {
-        "encode": encode_graph(config, vision),
-        "image": explain_graph(config, vision),
-        "text": text_graph(config, text),
+        "encode": encode_graph(config, vision, form),
+        "image": explain_graph(config, vision, form=form),
+        "text": text_graph(config, text, form),
     }
     if options.layers is not None:
         graphs["deep"] = options.layers
-        models["deep"] = explain_graph(config, vision, options.layers)
+        models["deep"] = explain_graph(config, vision, options.layers, form)
     return graphs, models
 
 

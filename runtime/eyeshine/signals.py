@@ -14,7 +14,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SIGNALS", "Signal", "last_blocks"]
+__all__ = ["CONSTANT_COSINES", "SIGNALS", "Signal", "last_blocks"]
+
+
+CONSTANT_COSINES: Final = 1e-6
+"""``spatial_weights`` are zero where the cosines of an image differ by no more: those of equal keys differ by float32
+rounding, up to 4e-7, and a min-max of that would be a map of pure noise."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ _ALL = (
     Signal("class_query", ("B", "K", "D"), "float32", "query of the class token, heads concatenated, not scaled"),
     Signal("keys", ("B", "K", "T", "D"), "float32", "keys of all tokens, heads concatenated"),
     Signal("values", ("B", "K", "T", "D"), "float32", "values of all tokens, heads concatenated"),
+    Signal(
+        "spatial_weights",
+        ("B", "K", "N"),
+        "float32",
+        "cos(class query, key) of the patches, min-max over them: 0..1, all 0 where the cosines are constant",
+    ),
     Signal("class_attention", ("B", "K", "H", "T"), "float32", "attention row of the class token, sums to 1 over T"),
     Signal("gradient", ("B", "P", "K", "D"), "float32", "d cosine / d O[class token], O before the output projection"),
 )

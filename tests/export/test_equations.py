@@ -8,7 +8,7 @@ import torch
 
 from eyeshine_export.config import TowerConfig
 from eyeshine_export.graph.forward import Tower
-from eyeshine_export.graph.ops import Graph
+from eyeshine_export.graph.ops import Form, Graph
 from eyeshine_export.graph.towers import explain_graph
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import vision_weights
@@ -84,7 +84,7 @@ class Case:
         embedding, self.kept = trace(tiny_model(RAW[activation]).double(), prepared)
         self.cosine = cosines(embedding, torch.from_numpy(self.text))[0]
         vision = vision_weights(self.weights, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
-        graph = explain_graph(config, vision, 1, np.float64)
+        graph = explain_graph(config, vision, 1, Form(dtype=np.float64))
         self.signals = evaluate(graph, {"pixels": pixels, "text": self.text})
 
     def autograd(self, prompt, name, block=-1):
@@ -147,7 +147,7 @@ def test_what_the_last_block_sends_down_has_rank_two_per_head(case):
 
 def small_graph(build, **inputs):
     """Evaluate ``build(graph, **values)`` in float64."""
-    g = Graph(np.float64)
+    g = Graph(Form(dtype=np.float64))
     result = build(g, **{name: g.input(name, list(value.shape)) for name, value in inputs.items()})
     g.output("out", result, ["..."])
     return evaluate(g.model("small", ""), inputs)["out"]

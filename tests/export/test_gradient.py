@@ -9,6 +9,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from eyeshine_export.graph.ops import Form
 from eyeshine_export.graph.towers import encode_graph, explain_graph
 from eyeshine_export.graph.weights import vision_weights
 from eyeshine_export.reference import explain_reference
@@ -31,12 +32,13 @@ SHAPES = {
 }
 
 
-def graph_of(source, layers, dtype=np.float64):
+def graph_of(source, layers, dtype=np.float64, opset=23):
     normalisation, config = source.normalisation, source.config
     weights = vision_weights(
         arrays(source, dtype), config.vision, config.embed_dim, normalisation.mean, normalisation.std
     )
-    return explain_graph(config, weights, layers, dtype) if layers else encode_graph(config, weights, dtype)
+    form = Form(opset, dtype)
+    return explain_graph(config, weights, layers, form) if layers else encode_graph(config, weights, form)
 
 
 def inputs_of(source, images, prompts, seed=0, dtype=np.float64):
@@ -104,6 +106,19 @@ def test_onnxruntime_float32_with_dynamic_images_and_prompts(shape, images, prom
     got = run_onnxruntime(graph_of(source, layers, np.float32), inputs)
     assert {value.dtype for value in got.values()} == {np.dtype(np.float32)}
     assert_close(got, expected_of(raw, source, inputs, layers), 1e-4)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 4])
+@pytest.mark.parametrize("shape", ["plain", "LayerScale"])
+def test_attention_written_out_is_the_same(shape, layers):
+    raw = tiny_config(**SHAPES[shape])
+    source = tiny_source(raw)
+    inputs = inputs_of(source, 2, 3)
+    names = inputs if layers else ["pixels"]
+    got = evaluate(graph_of(source, layers, opset=20), {name: inputs[name] for name in names})
+    expected = expected_of(raw, source, inputs, max(layers, 1))
+    assert_close(got, {name: expected[name] for name in got}, 1e-11)
+    assert layers == 0 or got.keys() == expected.keys()
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

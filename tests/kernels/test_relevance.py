@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from eyeshine.methods import BlockSignals, Chefer, GradEclip
-from eyeshine.methods.base import cosine_weights
 from eyeshine_kernels.backend import KernelError, next_power_of_2, resolve
 from eyeshine_kernels.relevance import PRESETS, RelevanceOptions, relevance
 
@@ -88,8 +87,7 @@ def signals(images=2, prompts=3, heads=4, depth=5, patches=7):
     random = np.random.default_rng(1)
     width, tokens = heads * depth, patches + 1
     return BlockSignals(
-        class_query=random.standard_normal((images, width)).astype(np.float32),
-        keys=random.standard_normal((images, tokens, width)).astype(np.float32),
+        spatial_weights=random.random((images, patches), dtype=np.float32),
         values=random.standard_normal((images, tokens, width)).astype(np.float32),
         class_attention=random.dirichlet(np.ones(tokens), (images, heads)).astype(np.float32),
         gradient=random.standard_normal((images, prompts, width)).astype(np.float32),
@@ -98,9 +96,8 @@ def signals(images=2, prompts=3, heads=4, depth=5, patches=7):
 
 def test_grad_eclip_is_a_setting(assert_close):
     block = signals()
-    weights = cosine_weights(block.class_query, block.keys[:, 1:])
     shared = {"gradient": block.gradient[:, :, None], "values": block.values[:, None]}
-    got = relevance(**shared, heads=4, options="grad_eclip", patch_weights=weights[:, None])
+    got = relevance(**shared, heads=4, options="grad_eclip", patch_weights=block.spatial_weights[:, None])
     assert_close(got[:, :, 0], GradEclip().maps(block, 3))
     got = relevance(**shared, heads=4, options="grad_eclip")
     assert_close(got[:, :, 0], GradEclip(spatial=False).maps(block, 3))

@@ -57,8 +57,7 @@ def test_maps_are_those_of_the_gradient_by_autograd(explainer):
     normalisation = tiny.normalisation
     signals = explain_reference(tiny.state, tiny.config, pixels, text, 1, normalisation.mean, normalisation.std)
     block = BlockSignals(
-        class_query=signals["class_query"][:, 0].numpy(),
-        keys=signals["keys"][:, 0].numpy(),
+        spatial_weights=signals["spatial_weights"][:, 0].numpy(),
         values=signals["values"][:, 0].numpy(),
         gradient=signals["gradient"][:, :, 0].numpy(),
     )

@@ -41,12 +41,6 @@ class DenseBlock:
     out: Tokens
 
 
-def _heads(tower: Tower, x: ir.Value, length: int | ir.Value) -> ir.Value:
-    """[B, T, D] -> [B, H, T, d]."""
-    heads, width = tower.config.heads, tower.config.width
-    return tower.g.transpose(tower.g.reshape(x, -1, length, heads, width // heads), 0, 2, 1, 3)
-
-
 def _kept(tower: Tower, normed: Normed, length: int | ir.Value) -> Normed:
     """Statistics of flat tokens [B*T, ...] -> [B, T, ...]."""
     g = tower.g
@@ -64,11 +58,12 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
         tower.tokens3d(tower.linear(norm1.value, f"{name}.{part}", pair), length)
         for part, pair in (("query", block.query), ("key", block.key), ("value", block.value))
     )
-    q, k, v = (_heads(tower, x, length) for x in (query, keys, values))
-    scores = g.matmul(g.mul(q, g.constant(tower.scale)), g.transpose(k, 0, 1, 3, 2))
+    q, v = (tower.split_heads(x, length, 0, 2, 1, 3) for x in (query, values))
+    scores = g.matmul(g.mul(q, g.constant(tower.scale)), tower.split_heads(keys, length, 0, 2, 3, 1))
     attention = g.softmax(scores)
-    mixed = tower.tokens3d(g.transpose(g.matmul(attention, v), 0, 2, 1, 3), length)
-    y = tower.out_residual(tokens.flat, g.reshape(mixed, -1, tower.config.width), block)
+    flat = tower.merge_heads(g.matmul(attention, v))
+    mixed = tower.tokens3d(flat, length)
+    y = tower.out_residual(tokens.flat, flat, block)
     norm2 = tower.norm_kept(y, f"{name}.norm2", block.norm2)
     act = tower.activation_kept(tower.linear(norm2.value, f"{name}.expand", block.expand))
     out = g.add(y, tower.linear(act.value, f"{name}.project", block.project))
@@ -135,11 +130,12 @@ class DenseVjp:
         grad = self._heads(out)
         attention = g.unsqueeze(block.attention, 1)
         query, keys, values = (
-            g.unsqueeze(_heads(tower, x, self.length), 1) for x in (block.query, block.keys, block.values)
+            g.unsqueeze(tower.split_heads(x, self.length, 0, 2, 1, 3), 1)
+            for x in (block.query, block.keys, block.values)
         )
         towards = g.matmul(grad, g.transpose(values, 0, 1, 2, 4, 3))
         # sum_j dA A = <g, O> per head and query row: no second pass over the T x T matrix.
-        base = g.sum(g.mul(grad, g.unsqueeze(_heads(tower, block.mixed, self.length), 1)), 4, keep=True)
+        base = g.sum(g.mul(grad, g.unsqueeze(tower.split_heads(block.mixed, self.length, 0, 2, 1, 3), 1)), 4, keep=True)
         scores = g.mul(g.mul(attention, g.sub(towards, base)), g.constant(tower.scale))
         query_g = self._merge(g.matmul(scores, keys))
         key_g = self._merge(g.matmul(g.transpose(scores, 0, 1, 2, 4, 3), query))

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from eyeshine.signals import CONSTANT_COSINES
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
+from eyeshine_export.graph.ops import Graph
 from eyeshine_export.graph.vjp import RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights
 
-__all__ = ["LowestBlock", "Stack", "class_row", "gradients_of"]
+__all__ = ["LowestBlock", "Stack", "class_row", "gradients_of", "spatial_weights"]
 
 
 def class_row(tower: Tower, flat: ir.Value, length: int | ir.Value) -> ir.Value:
@@ -26,7 +28,7 @@ class LowestBlock:
 
     def __init__(self, tower: Tower, tokens: Tokens, block: BlockWeights) -> None:
         q, k, v = tower.project_qkv(tokens, block)
-        y = tower.out_residual(tokens.flat, tower.fused_attention(q, k, v, tokens.length), block)
+        y = tower.out_residual(tokens.flat, tower.attention(q, k, v, tokens.length), block)
         self.out = Tokens(tower.mlp_residual(y, block), tokens.length)
         self.query, self.keys, self.values = (tower.tokens3d(x, tokens.length) for x in (q, k, v))
         self.class_attention = tower.row_attention(class_row(tower, q, tokens.length), self.keys, None)
@@ -43,6 +45,24 @@ class Stack:
     dense: list[DenseBlock]
     output: OutputBlock
     before_output: Tokens
+
+
+def spatial_weights(g: Graph, query: ir.Value, keys: ir.Value) -> ir.Value:
+    """Grad-ECLIP's lambda [B, K, N]: cos(q_class, k_i), min-max over the patches; query [B, K, D], keys [B, K, T, D].
+
+    Zero where the cosines differ by no more than ``CONSTANT_COSINES``. That is what is asked, and not whether they
+    differ by more, so that a NaN stays one.
+    """
+    assert keys.shape is not None
+    dots = g.op("Squeeze", g.matmul(keys, g.unsqueeze(query, 3)), g.integers(3))
+    along_keys = g.op("ReduceL2", keys, g.integers(3), keepdims=0)
+    lengths = g.mul(along_keys, g.op("ReduceL2", query, g.integers(2), keepdims=1))
+    cosine = g.div(dots, g.op("Max", lengths, g.constant(1e-12)))
+    cosine = g.slice(cosine, 2, 1, int(keys.shape[2]))  # type: ignore[arg-type]
+    low, high = (g.op(kind, cosine, g.integers(2), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
+    spread, least = g.sub(high, low), g.constant(CONSTANT_COSINES)
+    weights = g.div(g.sub(cosine, low), g.op("Max", spread, least))
+    return g.op("Where", g.op("LessOrEqual", spread, least), g.constant(0.0), weights)
 
 
 def gradients_of(vjp: Vjp, cotangent: ir.Value, stack: Stack) -> list[ir.Value]:

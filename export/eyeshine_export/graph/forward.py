@@ -21,6 +21,7 @@ from eyeshine_export.graph.weights import BlockWeights
 __all__ = ["Activated", "Normed", "OutputBlock", "Tokens", "Tower"]
 
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
+FUSED_SINCE = 23  # operator set
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Tower:
 
     def __init__(self, graph: Graph, config: TowerConfig, *, causal: bool) -> None:
         self.g, self.config, self.causal = graph, config, causal
+        self._causal_mask: ir.Value | None = None
         heads, width = config.heads, config.width
         self.scale = float((width // heads) ** -0.5)
         # Column h selects the channels of head h. Multiplying by it turns per-head products of one row into plain
@@ -143,22 +145,43 @@ class Tower:
         value = self.linear(normed, f"{block.name}.value", block.value)
         return query, key, value
 
-    def fused_attention(self, q: ir.Value, k: ir.Value, v: ir.Value, length: int | ir.Value) -> ir.Value:
-        heads = self.config.heads
-        attended = self.g.op(
-            "Attention",
-            *(self.tokens3d(x, length) for x in (q, k, v)),
-            q_num_heads=heads,
-            kv_num_heads=heads,
-            scale=self.scale,
-            is_causal=int(self.causal),
-        )
-        return self.g.reshape(attended, -1, self.config.width)
+    def split_heads(self, flat: ir.Value, length: int | ir.Value, *perm: int) -> ir.Value:
+        """[B*T, D] -> [B, T, H, d], axes in the order ``perm``."""
+        heads, width = self.config.heads, self.config.width
+        return self.g.transpose(self.g.reshape(flat, -1, length, heads, width // heads), *perm)
+
+    def merge_heads(self, x: ir.Value) -> ir.Value:
+        """[B, H, T, d] -> flat [B*T, D]."""
+        return self.g.reshape(self.g.transpose(x, 0, 2, 1, 3), -1, self.config.width)
+
+    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, length: int | ir.Value) -> ir.Value:
+        """Attention of all tokens, flat in and out: one operator where the operator set has it.
+
+        Written out, the scale goes to the query: TensorRT fuses softmax and both products only in that order.
+        """
+        g = self.g
+        if g.form.opset >= FUSED_SINCE:  # four axes: TensorRT takes no other form of it
+            q, k, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (q, k, v))
+            return self.merge_heads(g.op("Attention", q, k, v, scale=self.scale, is_causal=int(self.causal)))
+        q, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (q, v))
+        scores = g.matmul(g.mul(q, g.constant(self.scale)), self.split_heads(k, length, 0, 2, 3, 1))
+        if self.causal:
+            scores = g.add(scores, self.causal_mask(length))
+        return self.merge_heads(g.matmul(g.softmax(scores), v))
+
+    def causal_mask(self, length: int | ir.Value) -> ir.Value:
+        """[L, L] to add to scores: -inf where a key comes after its query."""
+        g = self.g
+        if self._causal_mask is None:
+            end = g.integers(length) if isinstance(length, int) else length
+            order = g.op("Range", g.scalar(0), g.op("Squeeze", end), g.scalar(1))
+            self._causal_mask = g.masked(g.op("Greater", g.unsqueeze(order, 0), g.unsqueeze(order, 1)))
+        return self._causal_mask
 
     def trunk_block(self, tokens: Tokens, block: BlockWeights) -> Tokens:
-        """A whole block for all tokens, attention fused."""
+        """A whole block for all tokens."""
         q, k, v = self.project_qkv(tokens, block)
-        mixed = self.fused_attention(q, k, v, tokens.length)
+        mixed = self.attention(q, k, v, tokens.length)
         return Tokens(self.mlp_residual(self.out_residual(tokens.flat, mixed, block), block), tokens.length)
 
     def out_residual(self, x: ir.Value, mixed: ir.Value, block: BlockWeights) -> ir.Value:

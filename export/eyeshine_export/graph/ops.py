@@ -8,32 +8,58 @@ directions share one tensor on disk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-__all__ = ["OPSET", "Array", "Dim", "Graph"]
+from eyeshine.errors import OptionError
 
-OPSET = 23
-"""ONNX operator set of every graph: the first with a fused ``Attention`` operator."""
+__all__ = ["OPSET", "OPSETS", "PLAIN", "Array", "Dim", "Form", "Graph"]
+
+OPSETS: Final = {20: 9, 23: 11}
+"""Operator set -> version of the file format that came with it: 23 is the first with a fused ``Attention`` operator,
+20 the last that TensorRT 10.0 reads (JetPack 6 has 10.3)."""
+OPSET: Final = 23
 
 Dim = int | str
 Array = NDArray[np.floating[Any]]
 """float32, or float64 in tests."""
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a graph is written down; what it computes is the same.
+
+    Attributes:
+        opset: ONNX operator set, a key of ``OPSETS``.
+        dtype: float type of all weights and constants; float64 is for tests against a float64 oracle.
+    """
+
+    opset: int = OPSET
+    dtype: type[np.floating] = np.float32
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise OptionError("operator set of the graphs", got=self.opset, allowed=", ".join(map(str, OPSETS)))
+
+
+PLAIN: Final = Form()
+
+
 class Graph:
     """Appends operators and keeps the initialisers they use.
 
     Args:
-        dtype: float type of all weights and constants; float64 is for tests against a float64 oracle.
+        form: operator set and float type.
     """
 
-    def __init__(self, dtype: type[np.floating] = np.float32) -> None:
-        self.dtype = np.dtype(dtype)
+    def __init__(self, form: Form = PLAIN) -> None:
+        self.form = form
+        self.dtype = np.dtype(form.dtype)
         self.tape = Tape()
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
@@ -79,6 +105,10 @@ class Graph:
             self._constants[key] = self.tape.initializer(ir.tensor(array, name=name), name=name)
         return self._constants[key]
 
+    def scalar(self, value: int) -> ir.Value:
+        """Return an int64 constant without axes."""
+        return self._constant(np.asarray(value, dtype=np.int64))
+
     # -- operators ---------------------------------------------------------------------------------------------
 
     def op(self, kind: str, *inputs: ir.Value | None, **attributes: object) -> ir.Value:
@@ -116,6 +146,10 @@ class Graph:
 
     def unsqueeze(self, x: ir.Value, *axes: int) -> ir.Value:
         return self.op("Unsqueeze", x, self.integers(*axes))
+
+    def masked(self, hidden: ir.Value) -> ir.Value:
+        """What is added to scores: -inf where ``hidden`` is true, 0 elsewhere."""
+        return self.op("Where", hidden, self.constant(float("-inf")), self.constant(0.0))
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         return values[0] if len(values) == 1 else self.op("Concat", *values, axis=axis)
@@ -158,11 +192,11 @@ class Graph:
             self.outputs,
             nodes=self.tape.nodes,
             initializers=self.tape.initializers,
-            opset_imports={"": OPSET},
+            opset_imports={"": self.form.opset},
             name=name,
             doc_string=doc,
         )
-        return ir.Model(graph, ir_version=11, producer_name="eyeshine")
+        return ir.Model(graph, ir_version=OPSETS[self.form.opset], producer_name="eyeshine")
 
     def _ir_dtype(self) -> ir.DataType:
         return ir.DataType.from_numpy(self.dtype)

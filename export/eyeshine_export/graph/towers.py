@@ -6,24 +6,23 @@ or end-of-text), and head.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from eyeshine_export.config import ClipConfig, TextConfig, VisionConfig
 from eyeshine_export.graph.dense import DenseBlock, dense_forward
-from eyeshine_export.graph.explained import LowestBlock, Stack, class_row, gradients_of
+from eyeshine_export.graph.explained import LowestBlock, Stack, class_row, gradients_of, spatial_weights
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
-from eyeshine_export.graph.ops import Graph
+from eyeshine_export.graph.ops import PLAIN, Form, Graph
 from eyeshine_export.graph.vjp import Head, Vjp
 from eyeshine_export.graph.weights import BlockWeights, TextWeights, VisionWeights
 
 __all__ = ["encode_graph", "explain_graph", "text_graph"]
 
 
-def encode_graph(config: ClipConfig, weights: VisionWeights, dtype: type[np.floating] = np.float32) -> ir.Model:
+def encode_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
     """pixels -> embedding, with the last block cut to the class row."""
-    tower, tokens = _vision_tower(config, weights, dtype)
+    tower, tokens = _vision_tower(config, weights, form)
     for block in weights.blocks[:-1]:
         tokens = tower.trunk_block(tokens, block)
     output = _class_output_block(tower, tokens, weights.blocks[-1])
@@ -32,11 +31,9 @@ def encode_graph(config: ClipConfig, weights: VisionWeights, dtype: type[np.floa
     return _finish(tower.g, "encode", "pixels to image embedding")
 
 
-def explain_graph(
-    config: ClipConfig, weights: VisionWeights, layers: int = 1, dtype: type[np.floating] = np.float32
-) -> ir.Model:
+def explain_graph(config: ClipConfig, weights: VisionWeights, layers: int = 1, form: Form = PLAIN) -> ir.Model:
     """pixels and text -> embedding, similarity and the signals of the last ``layers`` blocks."""
-    tower, tokens = _vision_tower(config, weights, dtype)
+    tower, tokens = _vision_tower(config, weights, form)
     g, blocks, depth = tower.g, weights.blocks, len(weights.blocks)
     text, similarity_dims = g.input("text", ["P", config.embed_dim]), ["B", "P"]
     for block in blocks[: depth - layers]:
@@ -65,12 +62,12 @@ def explain_graph(
     return _finish(g, name, f"pixels and text vectors to similarity, signals and gradient of {layers} block(s)")
 
 
-def text_graph(config: ClipConfig, weights: TextWeights, dtype: type[np.floating] = np.float32) -> ir.Model:
+def text_graph(config: ClipConfig, weights: TextWeights, form: Form = PLAIN) -> ir.Model:
     """tokens -> text embedding; the last block computes the end-of-text row only.
 
     The token axis is dynamic: what stands after the last end-of-text token can be left out by the caller.
     """
-    g = Graph(dtype)
+    g = Graph(form)
     tower = Tower(g, config.text, causal=True)
     ids = g.input("tokens", ["P", "L"], ir.DataType.INT64)
     count, length = g.shape(ids, 0), g.shape(ids, 1)
@@ -82,8 +79,8 @@ def text_graph(config: ClipConfig, weights: TextWeights, dtype: type[np.floating
 
     end = _end_row(g, ids, config.text)
     row_index = g.reshape(end, count, 1)
-    later = g.op("Greater", g.op("Range", _scalar(g, 0), g.op("Squeeze", length), _scalar(g, 1)), row_index)
-    mask = g.unsqueeze(g.op("Where", later, g.constant(float("-inf")), g.constant(0.0)), 1)
+    later = g.op("Greater", g.op("Range", g.scalar(0), g.op("Squeeze", length), g.scalar(1)), row_index)
+    mask = g.unsqueeze(g.masked(later), 1)
     last = weights.blocks[-1]
     normed = tower.norm(tokens.flat, f"{last.name}.norm1", last.norm1)
 
@@ -116,17 +113,20 @@ def _signals(
 
     attention = [g.first(x.attention, 2) if isinstance(x, DenseBlock) else x.class_attention for x in explained]
     queries = [g.first(x.query, 1) for x in explained]
-    g.output("class_query", stack([*queries, output.query], 1), ["B", count, width])
-    g.output("keys", stack([*(x.keys for x in explained), output.keys], 1), ["B", count, length, width])
+    query = stack([*queries, output.query], 1)
+    keys = stack([*(x.keys for x in explained), output.keys], 1)
+    g.output("class_query", query, ["B", count, width])
+    g.output("keys", keys, ["B", count, length, width])
+    g.output("spatial_weights", spatial_weights(g, query, keys), ["B", count, length - 1])
     g.output("values", stack([*(x.values for x in explained), output.values], 1), ["B", count, length, width])
     g.output("class_attention", stack([*attention, output.attention], 1), ["B", count, heads, length])
     g.output("gradient", stack(gradients, 2), ["B", "P", count, width])
 
 
-def _vision_tower(config: ClipConfig, weights: VisionWeights, dtype: type[np.floating]) -> tuple[Tower, Tokens]:
+def _vision_tower(config: ClipConfig, weights: VisionWeights, form: Form) -> tuple[Tower, Tokens]:
     """The image tower up to the first block: pixels -> tokens."""
     vision = config.vision
-    g = Graph(dtype)
+    g = Graph(form)
     tower = Tower(g, vision, causal=False)
     (rows, columns), (patch_h, patch_w) = vision.grid, vision.patch_size
     pixels = g.input("pixels", ["B", 3, *vision.image_size])
@@ -178,10 +178,6 @@ def _end_row(g: Graph, ids: ir.Value, text: TextConfig) -> ir.Value:
     if text.end_id is not None:
         scores = g.op("Cast", g.op("Equal", ids, g.integers(text.end_id)), to=ir.DataType.INT64.value)
     return g.op("ArgMax", scores, axis=1, keepdims=0)
-
-
-def _scalar(g: Graph, value: int) -> ir.Value:
-    return g.op("Squeeze", g.integers(value))
 
 
 def _finish(g: Graph, name: str, doc: str) -> ir.Model:

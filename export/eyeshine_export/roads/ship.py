@@ -1,4 +1,7 @@
-"""From a training run to the embedded bundle: export, score on held-out scenes with the runtime, write the card."""
+"""From a training run to the embedded bundle: export, score on held-out scenes with the runtime, write the card.
+
+Or from the embedded bundle to itself in another form: the same weights, so the scores and the card stay.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,22 @@ import json
 import math
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine import Explainer, roads
+from eyeshine.bundle import Bundle
+from eyeshine.manifest import Manifest
+from eyeshine.preprocess import Preprocess
+from eyeshine_export.config import parse_config
+from eyeshine_export.graph.unfold import state_of
+from eyeshine_export.roads.config import Shape
 from eyeshine_export.roads.scores import roc_auc
-from eyeshine_export.source import resolve
+from eyeshine_export.source import Normalisation, Source, resolve
+from eyeshine_export.words import read_word_tokenizer
 from eyeshine_export.write import ExportOptions, add_file, export_bundle
 
 CARD, SCORES = "MODEL_CARD.md", "scores.json"
@@ -101,6 +111,37 @@ def ship(run: Path, out: Path, *, scenes: int, notes: str) -> Scores:
     return scores
 
 
+def again(bundle: Path, out: Path, options: ExportOptions) -> Manifest:
+    """Export the weights of a roads bundle anew; scores and card are carried over.
+
+    Args:
+        bundle: a bundle of the default ``Shape``.
+        out: folder of the new bundle; may be ``bundle`` itself.
+        options: of the export; its name and ``force`` are set here.
+
+    Raises:
+        ExportError: a bundle of another shape, or whose weights were rounded.
+    """
+    opened = Bundle.open(bundle)
+    model = opened.manifest.model
+    raw = Shape().configuration()
+    config = parse_config(model.name, raw)
+    source = Source(
+        config,
+        state_of(opened),
+        model.source,
+        model.licence,
+        Normalisation(model.mean, model.std),
+        Preprocess.from_manifest(opened.manifest.preprocess),
+        read_word_tokenizer(bundle / opened.manifest.tokenizer.file, config.text.vocab_size),
+    )
+    kept = {name: (bundle / name).read_text("utf-8") for name in (SCORES, CARD)}
+    manifest = export_bundle(source, out, replace(options, name=opened.name, force=True))
+    for name, text in kept.items():
+        manifest = add_file(out, name, text)
+    return manifest
+
+
 def card(scores: Scores, notes: str) -> str:
     """The model card, Markdown."""
     labels = sorted(roads.LABELS, key=lambda label: -scores.auc[label])
@@ -174,11 +215,17 @@ def _by_label(rows: list[NDArray[np.float64]]) -> dict[str, float]:
 def main() -> None:
     """Ship a run from the command line."""
     parser = argparse.ArgumentParser(description="Export a training run as the embedded bundle, and score it.")
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="folder of a run; with --again, of a roads bundle")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--notes", type=Path, required=True, help="Markdown: how it was trained")
+    parser.add_argument("--notes", type=Path, help="Markdown: how it was trained")
+    parser.add_argument("--again", action="store_true", help="export a bundle's weights anew; scores are carried over")
     given = parser.parse_args()
+    if given.again:
+        again(given.run, given.out, ExportOptions())
+        return
+    if given.notes is None:
+        parser.error("--notes is needed to write the model card")
     scores = ship(given.run, given.out, scenes=given.scenes, notes=given.notes.read_text("utf-8"))
     print(f"presence AUC {Scores.mean(scores.auc):.3f}, chance {Scores.mean(scores.chance):.3f}")
     for way, rates in scores.pointing.items():

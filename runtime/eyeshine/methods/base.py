@@ -8,12 +8,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BlockSignals", "Method", "cosine_weights"]
+__all__ = ["BlockSignals", "Method"]
 
 Array = NDArray[np.float32]
-
-# Cosines of equal keys differ by float32 rounding, up to 4e-7; a min-max of that would be a map of pure noise.
-_CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -23,6 +20,7 @@ class BlockSignals:
     Attributes:
         class_query: [B, D].
         keys, values: [B, T, D], token 0 is the class token.
+        spatial_weights: [B, N] in 0..1.
         class_attention: [B, H, T].
         gradient: [B, P, D], of the target, heads concatenated.
     """
@@ -30,6 +28,7 @@ class BlockSignals:
     class_query: Array | None = None
     keys: Array | None = None
     values: Array | None = None
+    spatial_weights: Array | None = None
     class_attention: Array | None = None
     gradient: Array | None = None
 
@@ -61,23 +60,3 @@ def need(array: Array | None, name: str) -> Array:
     if array is None:
         raise TypeError(f"signal {name} was not handed to the method")
     return array
-
-
-def cosine_weights(query: Array, keys: Array) -> Array:
-    """Grad-ECLIP's spatial weights: cos(q_class, k_i), min-max over the patches of an image.
-
-    Args:
-        query: [B, D].
-        keys: [B, N, D], patches only.
-
-    Returns:
-        [B, N] in 0..1; all zeros where the cosines are constant (the released code divides by zero there).
-    """
-    dots = np.einsum("bd,bnd->bn", query, keys)
-    lengths = np.sqrt(np.einsum("bnd,bnd->bn", keys, keys))
-    lengths *= np.linalg.norm(query, axis=-1, keepdims=True)
-    cosine = dots / np.maximum(lengths, 1e-12)
-    low = cosine.min(axis=-1, keepdims=True)
-    spread = cosine.max(axis=-1, keepdims=True) - low
-    weights: Array = np.divide(cosine - low, spread, out=np.zeros_like(cosine), where=spread > _CONSTANT)
-    return weights

@@ -1,0 +1,107 @@
+"""Graphs stay inside the operators that TensorRT 10 reads.
+
+The table: docs/operators.md of onnx-tensorrt (branch release/8.5-GA and those of 8.6, 10.0 and 10.14), which also says
+that axes of Slice, Squeeze and reductions must be initialisers. Nothing is built here: not measured on a GPU.
+"""
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto
+
+from eyeshine.errors import OptionError
+from eyeshine_export.graph.ops import OPSETS, Form
+from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
+from eyeshine_export.graph.weights import text_weights, vision_weights
+from tiny import arrays, tiny_config, tiny_source
+
+import numpy as np  # isort: skip
+
+SINCE = {
+    **dict.fromkeys(
+        (
+            "Add", "ArgMax", "Cast", "Concat", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
+            "Greater", "Identity", "LessOrEqual", "MatMul", "Max", "Mul", "Range", "Reciprocal", "ReduceL2",
+            "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax",
+            "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+        ),
+        (8, 5),
+    ),
+    "LayerNormalization": (8, 6),
+    "Gelu": (10, 0),
+    "Attention": (10, 14),
+}  # fmt: skip
+"""Operator -> first version of TensorRT whose parser reads it."""
+READS = {20: (10, 0), 23: (10, 14)}
+"""Operator set -> version of TensorRT that it is for."""
+AXES_INPUT = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1} | dict.fromkeys(
+    ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1
+)
+GRAPHS = ["encode", "image", "deep 2", "deep 4", "text"]
+
+
+def graph_of(name, form, quick_gelu):
+    source = tiny_source(tiny_config(quick_gelu=quick_gelu))
+    config, state = source.config, arrays(source, np.float32)
+    if name == "text":
+        return text_graph(config, text_weights(state, config.text, config.embed_dim), form)
+    normalisation = source.normalisation
+    vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
+    layers = {"image": 1, "deep 2": 2, "deep 4": 4}.get(name)
+    return encode_graph(config, vision, form) if layers is None else explain_graph(config, vision, layers, form)
+
+
+@pytest.fixture(scope="module", params=sorted(OPSETS))
+def opset(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["gelu", "quick_gelu"])
+def activation(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def graph(request, opset, activation):
+    """A graph as a protocol buffer, with the shape of every tensor that can be inferred."""
+    model = ir.to_proto(graph_of(request.param, Form(opset), activation))
+    assert (model.opset_import[0].version, model.ir_version) == (opset, OPSETS[opset])
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+
+
+def test_tensorrt_reads_every_operator(graph, opset):
+    used = {node.op_type for node in graph.node}
+    assert {kind for kind in used if SINCE.get(kind, (99,)) > READS[opset]} == set()
+    assert {node.domain for node in graph.node} == {""}
+    assert ("Attention" in used) == (opset == 23)
+
+
+def test_no_operator_is_newer_than_the_operator_set(graph, opset):
+    for kind in {node.op_type for node in graph.node}:
+        assert onnx.defs.get_schema(kind, max_inclusive_version=opset).since_version <= opset
+
+
+def test_axes_are_initialisers_and_only_first_outputs_are_used(graph):
+    known = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        assert len(node.output) == 1
+        if node.op_type in AXES_INPUT and len(node.input) > AXES_INPUT[node.op_type]:
+            assert node.input[AXES_INPUT[node.op_type]] in known, node
+        if node.op_type == "LayerNormalization":
+            assert set(node.input[1:]) <= known
+
+
+def test_every_tensor_has_a_rank_and_none_is_float64(graph):
+    values = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    for node in graph.node:
+        assert values[node.output[0]].HasField("shape"), node
+        assert values[node.output[0]].elem_type != TensorProto.DOUBLE
+        if node.op_type == "Attention":
+            assert [len(values[name].shape.dim) for name in (*node.input, *node.output)] == [4] * 4
+            assert {entry.name for entry in node.attribute} == {"scale", "is_causal"}
+    assert all(tensor.data_type != TensorProto.DOUBLE for tensor in graph.initializer)
+
+
+def test_another_operator_set_is_refused():
+    with pytest.raises(OptionError, match=r"operator set.*21.*20, 23"):
+        Form(21)
