@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options, open_session
-from eyeshine.errors import BundleError, EngineError, FallbackWarning, InputError, OptionError
-from eyeshine.explanation import Explanation
+from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options
+from eyeshine.errors import BundleError, EngineError, FallbackWarning, OptionError
+from eyeshine.explanation import Explanation, check_finite
 from eyeshine.images import ImageLike, load_image
-from eyeshine.methods import BlockSignals, Method, get_method
-from eyeshine.preprocess import CropBox, Preprocess
+from eyeshine.methods import BlockSignals, Method
+from eyeshine.preprocess import Preprocess
+from eyeshine.request import Clock, Request, as_list, make_request
+from eyeshine.sessions import Sessions
 from eyeshine.signals import SIGNALS, last_blocks
-from eyeshine.targets import Against, Target, make_target
+from eyeshine.targets import Against
 from eyeshine.texts import TextEncoder, check_texts
 from eyeshine.tokenizer import Tokenizer
-from eyeshine.verify import gate
+from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
-__all__ = ["Explainer"]
+if TYPE_CHECKING:
+    from eyeshine.device import DeviceExplanation
+
+__all__ = ["Backend", "Explainer"]
 
 Array = NDArray[np.float32]
+Backend = Literal["reference", "triton"]
 T = TypeVar("T")
 
 
@@ -39,6 +44,8 @@ class Explainer:
     Args:
         bundle: an opened bundle.
         options: which engine runs it, and how; by default the CPU.
+        backend: what computes the maps from the engine's signals: "reference" (NumPy, on the host) or "triton" (kernels
+            on the GPU that the engine computes on; nothing but the result can leave it).
         templates: prompt templates, each with one ``{}``; several are averaged. Empty: texts as they stand.
         text_cache: how many texts the embedding cache holds.
         check: compare every graph with the bundle's golden values when it is first loaded on this machine, and refuse
@@ -50,13 +57,14 @@ class Explainer:
         bundle: Bundle,
         options: EngineOptions | None = None,
         *,
+        backend: Backend = "reference",
         templates: Sequence[str] = (),
         text_cache: int = 1024,
         check: bool = True,
     ) -> None:
         self.bundle = bundle
         self.options: EngineOptions = CpuOptions() if options is None else options
-        self.check = check
+        self.backend = _checked_backend(backend, self.options)
         self.preprocess = _from_bundle(lambda: Preprocess.from_manifest(bundle.manifest.preprocess))
         info = bundle.manifest.tokenizer
         tokenizer = _from_bundle(
@@ -70,9 +78,8 @@ class Explainer:
                 clean=cast(Any, info.clean),  # Tokenizer checks it
             )
         )
+        self._sessions = Sessions(bundle, self.options, check=check)
         self.texts = TextEncoder(tokenizer, lambda: self._session("text"), templates, text_cache)
-        self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
         self._fell_back: str | None = None
 
     @classmethod
@@ -84,6 +91,7 @@ class Explainer:
         provider: str | EngineOptions = "cpu",
         capture: tuple[int, int] | None = None,
         fallback: Sequence[str | EngineOptions] = (),
+        backend: Backend = "reference",
         resize: str | None = None,
         templates: Sequence[str] = (),
         text_cache: int = 1024,
@@ -98,6 +106,7 @@ class Explainer:
             provider: "cpu", "cuda", "tensorrt" or "openvino", or an engine's options.
             capture: (images, texts) to capture a CUDA graph for; no other size runs then.
             fallback: what to take where ``provider`` is not there, in this order, with a warning; nothing by default.
+            backend: "reference" (maps by NumPy) or "triton" (by kernels on the GPU of the engine).
             resize: "shortest" (shortest side and centre crop) or "squash"; by default what the bundle says.
             templates: prompt templates, each with one ``{}``.
             text_cache: how many texts the embedding cache holds.
@@ -106,13 +115,13 @@ class Explainer:
 
         Raises:
             BundleError: missing, damaged or of another schema version.
-            EngineError: the provider is not there; the message names what to install.
+            EngineError: the provider or the kernels are not there; the message names what to install.
             OptionError: an option outside its range.
         """
         asked = engine_options(provider, threads=threads, capture=capture)
         options, missing = choose(asked, [engine_options(other) for other in fallback])
         opened = Bundle.open(bundle, verify=verify)
-        explainer = cls(opened, options, templates=templates, text_cache=text_cache, check=check)
+        explainer = cls(opened, options, backend=backend, templates=templates, text_cache=text_cache, check=check)
         if missing is not None:
             explainer._fell_back = missing
             warnings.warn(f"fell back to provider {options.engine}: {missing}", FallbackWarning, stacklevel=2)
@@ -146,108 +155,138 @@ class Explainer:
         Raises:
             ImageError, TextError, OptionError: what was passed in cannot be used.
             SignalError: the bundle lacks the signals that the method needs.
+            EngineError: the engine is refused or failed, or a map is not finite.
         """
-        started = perf_counter()
-        chosen = get_method(method)
-        listed = check_texts(texts)
-        target = make_target(listed, against)
-        if against is not None and not chosen.uses_text:
-            what = f"method {chosen.name} does not depend on the text"
-            raise OptionError(what, got="against", cure="leave against out")
-        photos = [_own(load_image(image), image) for image in _as_list(images)]
-        prepared = [self.preprocess.prepare(photo) for photo in photos]
-        pixels = np.stack([item.pixels for item in prepared])
-        after_images = perf_counter()
-        vectors = self.texts.encode(target.prompts, truncate=truncate)
-        after_texts = perf_counter()
-        graph = self.bundle.cheapest(chosen.signals | {"similarity"})
-        session = self._session(graph)
-        loaded = perf_counter()
-        run = session.run({"pixels": pixels, "text": vectors}, ["similarity", *sorted(chosen.signals)])
-        after_run = perf_counter()
-        maps = self._maps(chosen, target, run.outputs, len(listed))
-        ended = perf_counter()
-        timings = {
-            "preprocess": after_images - started,
-            "text": after_texts - after_images,
-            "load": loaded - after_texts,
-            "graph": after_run - loaded,
-            "maps": ended - after_run,
-            "total": ended - started,
-        }
-        return Explanation(
-            maps=maps,
-            similarities=run.outputs["similarity"][:, : len(listed)],
-            texts=tuple(listed),
-            method=chosen.name,
-            target=target.name,
-            images=tuple(photos),
-            crops=tuple(self._seen(item.crop) for item in prepared),
-            bundle=self.bundle.name,
-            engine=self._facts(run.provider, graph),
-            timings_ms={name: seconds * 1e3 for name, seconds in timings.items()},
-        )
+        if self.backend == "triton":
+            return self.explain_on_device(images, texts, method=method, against=against, truncate=truncate).to_host()
+        call = self._call(images, texts, method, against, truncate)
+        run = call.session.run(call.inputs, call.outputs)
+        call.clock.lap("graph")
+        maps = self._maps(call.request, run.outputs)
+        check_finite(maps, call.request.method.name)
+        call.clock.lap("maps")
+        similarities = run.outputs["similarity"][:, : len(call.request.texts)]
+        return Explanation(maps=maps, similarities=similarities, **self._facts(call, run.provider))
+
+    def explain_on_device(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        *,
+        method: str | Method = "grad_eclip",
+        against: Against = None,
+        truncate: bool = False,
+    ) -> DeviceExplanation:
+        """``explain`` with maps and similarities left on the GPU; needs ``backend="triton"``.
+
+        Raises:
+            OptionError: another backend; and as ``explain``, but maps are not looked at.
+        """
+        if self.backend != "triton":
+            raise OptionError(
+                "explaining on the device takes the Triton kernels", got=f"backend {self.backend!r}",
+                cure='Explainer.load(provider="cuda", backend="triton"), or explain()',
+            )  # fmt: skip
+        from eyeshine.device import DeviceExplanation, tensors, wait
+
+        call = self._call(images, texts, method, against, truncate)
+        run = call.session.run_on_device(call.inputs, call.outputs)
+        call.clock.lap("graph")
+        signals = tensors(run.outputs)
+        maps = self._maps(call.request, signals)
+        similarities = signals["similarity"][:, : len(call.request.texts)].clone()
+        wait(maps)
+        call.clock.lap("maps")
+        return DeviceExplanation(maps=maps, similarities=similarities, **self._facts(call, run.provider))
 
     def encode_images(self, images: ImageLike | Sequence[ImageLike]) -> Array:
         """Unit image embeddings [B, E] from ``encode.onnx``."""
-        pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in _as_list(images)])
+        pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in as_list(images)])
         return self._session("encode").run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Array:
         """Unit text embeddings [P, E]."""
         return self.texts.encode(check_texts(texts), truncate=truncate)
 
-    def _seen(self, crop: CropBox) -> CropBox:
-        """The part of a crop that fills whole patches; the graph drops pixels that do not."""
-        model, grid = self.bundle.manifest.model, self.bundle.manifest.grid
-        rows, columns = (g * p / n for g, p, n in zip(grid, model.patch_size, model.image_size, strict=True))
-        if rows == columns == 1:
-            return crop
-        y1, x1 = crop.y0 + (crop.y1 - crop.y0) * rows, crop.x0 + (crop.x1 - crop.x0) * columns
-        return CropBox(crop.y0, y1, crop.x0, x1, crop.height, crop.width)
+    def _call(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        method: str | Method,
+        against: Against,
+        truncate: bool,
+    ) -> _Call:
+        """Everything up to the run of the graph."""
+        clock = Clock()
+        preprocess, manifest = self.preprocess, self.bundle.manifest
+        request = make_request(images, texts, method, against, preprocess=preprocess, manifest=manifest)
+        clock.lap("preprocess")
+        vectors = self.texts.encode(request.target.prompts, truncate=truncate)
+        clock.lap("text")
+        graph = self.bundle.cheapest(request.method.signals | {"similarity"})
+        session = self._session(graph)
+        clock.lap("load")
+        outputs = ["similarity", *sorted(request.method.signals)]
+        return _Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock)
 
-    def _maps(self, method: Method, target: Target, outputs: Mapping[str, Array], count: int) -> Array:
-        """Maps [B, P, h, w] from the outputs of a graph."""
-        last = {name: _last_block(name, outputs[name]) for name in method.signals if SIGNALS[name].per_block}
+    def _maps(self, request: Request, outputs: Mapping[str, Any]) -> Any:
+        """Maps [B, P, h, w] from the outputs of a graph, of their kind."""
+        last = {name: _last_block(name, outputs[name]) for name in request.method.signals if SIGNALS[name].per_block}
         if "gradient" in last:
-            last["gradient"] = target.combine(last["gradient"])
-        maps = method.maps(BlockSignals(**last), count)
-        if not np.isfinite(maps).all():
-            raise EngineError(f"method {method.name} yielded a map that is not finite", cure="report it with the image")
-        return maps.reshape(len(maps), count, *self.bundle.manifest.grid)
+            last["gradient"] = request.target.combine(last["gradient"])
+        count = len(request.texts)
+        maps = request.method.maps(BlockSignals(**last, backend=self.backend), count)
+        return maps.reshape(len(request.photos), count, *self.bundle.manifest.grid)
 
-    def _facts(self, provider: str, graph: str) -> dict[str, Any]:
-        """What a result says of the engine."""
-        fell_back = {} if self._fell_back is None else {"fell_back": self._fell_back}
-        return {**self.options.metadata(), "provider": provider, "graph": graph, **fell_back}
+    def _facts(self, call: _Call, provider: str) -> dict[str, Any]:
+        """What a result says beside its maps."""
+        request = call.request
+        engine = {**self.options.metadata(), "provider": provider, "graph": call.graph, "backend": self.backend}
+        return {
+            "texts": request.texts,
+            "method": request.method.name,
+            "target": request.target.name,
+            "images": request.photos,
+            "crops": request.crops,
+            "bundle": self.bundle.name,
+            "engine": engine if self._fell_back is None else {**engine, "fell_back": self._fell_back},
+            "timings_ms": call.clock.timings_ms(),
+        }
 
     def _session(self, name: str) -> Session:
-        with self._lock:
-            if name not in self._sessions:
-                session = open_session(self.bundle, name, self.options)
-                if self.check:
-                    gate(self.bundle, name, session, self.options)
-                self._sessions[name] = session
-            return self._sessions[name]
+        return self._sessions.get(name)
 
 
-def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
-    """One image or a sequence of them, as a list; an array is one image."""
-    if isinstance(images, list | tuple):
-        if not images:
-            raise InputError("no image to explain", got="an empty list", allowed="one image or more")
-        return list(images)
-    return [cast(ImageLike, images)]
+@dataclass(frozen=True)
+class _Call:
+    """A request with the session that will run it."""
+
+    request: Request
+    graph: str
+    session: Session
+    inputs: dict[str, NDArray[np.generic]]
+    outputs: list[str]
+    clock: Clock
 
 
-def _last_block(name: str, signal: Array) -> Array:
-    """The last explained block of a signal, its K axis dropped."""
-    return cast(Array, np.squeeze(last_blocks(name, signal, 1), SIGNALS[name].dims.index("K")))
+def _last_block(name: str, signal: Any) -> Any:
+    """The last explained block of a signal, its K axis dropped; NumPy's or torch's, as it came."""
+    return last_blocks(name, signal, 1).squeeze(SIGNALS[name].dims.index("K"))
 
 
-def _own(photo: NDArray[np.uint8], source: object) -> NDArray[np.uint8]:
-    """A copy where the caller's own array came through: a camera loop may write its next frame into it."""
-    return photo.copy() if isinstance(source, np.ndarray) and np.may_share_memory(photo, source) else photo
+def _checked_backend(backend: Backend, options: EngineOptions) -> Backend:
+    """The backend, if it can run on what the engine leaves."""
+    if backend not in ("reference", "triton"):
+        raise OptionError("unknown backend", got=repr(backend), allowed="reference, triton")
+    try:
+        resolve(backend)
+    except KernelError as error:
+        raise EngineError("the Triton kernels cannot run here", got=str(error)) from error
+    if backend == "triton" and options.device_type != "cuda" and not interpreting():
+        raise OptionError(
+            "backend triton needs an engine on the GPU", got=f"provider {options.engine}", allowed="cuda, tensorrt"
+        )
+    return backend
 
 
 def _from_bundle(read: Callable[[], T]) -> T:

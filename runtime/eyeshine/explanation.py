@@ -8,37 +8,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine.errors import OptionError
+from eyeshine.errors import EngineError, OptionError
 from eyeshine.preprocess import CropBox
 from eyeshine.upsample import Scale, normalize_maps, to_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Explanation"]
+__all__ = ["Explanation", "Facts", "check_finite"]
 
 Heatmaps = NDArray[np.float32] | list[NDArray[np.float32]]
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Where the model looked, for B images and P texts.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Facts:
+    """What was explained, by what, in which time; the same wherever the maps are.
 
     Attributes:
-        maps: float32 [B, P, h, w] at patch resolution, the method's own values; all zeros where there is no evidence.
-        similarities: float32 [B, P], cosine of image and text.
         texts: the P texts.
         method: name of the method.
         target: what was explained: "text", or the text against others.
         images: uint8 [H, W, 3] each, as they were explained (orientation applied, RGB).
         crops: the part of each image that the model saw.
         bundle: name of the bundle.
-        engine: provider, threads and determinism of the run.
+        engine: provider, threads and determinism of the run, graph, backend of the kernels.
         timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps, total; milliseconds, whole call.
     """
 
-    maps: NDArray[np.float32]
-    similarities: NDArray[np.float32]
     texts: tuple[str, ...]
     method: str
     target: str
@@ -47,6 +43,24 @@ class Explanation:
     bundle: str
     engine: dict[str, Any]
     timings_ms: dict[str, float]
+
+    @property
+    def picture_scale(self) -> Scale:
+        """The scale of pictures: one for all where there are several, so that they can be compared."""
+        return "shared" if len(self.texts) > 1 else "each"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Explanation(Facts):
+    """Where the model looked, for B images and P texts; other attributes as in ``Facts``.
+
+    Attributes:
+        maps: float32 [B, P, h, w] at patch resolution, the method's own values; all zeros where there is no evidence.
+        similarities: float32 [B, P], cosine of image and text.
+    """
+
+    maps: NDArray[np.float32]
+    similarities: NDArray[np.float32]
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -94,11 +108,6 @@ class Explanation:
         photo = self.images[image] if size is None else resize(self.images[image], size)
         return overlay(photo, heat)
 
-    @property
-    def picture_scale(self) -> Scale:
-        """The scale of pictures: one for all where there are several, so that they can be compared."""
-        return "shared" if len(self.texts) > 1 else "each"
-
     def heatmap(
         self, image: int = 0, scale: Scale = "each", size: tuple[int, int] | None = None
     ) -> NDArray[np.float32]:
@@ -123,3 +132,9 @@ class Explanation:
     def _check(what: str, index: int, count: int) -> None:
         if not isinstance(index, int) or not 0 <= index < count:
             raise OptionError(f"no such {what}", got=index, allowed=f"0..{count - 1}")
+
+
+def check_finite(maps: NDArray[np.float32], method: str) -> None:
+    """Raise EngineError where a map holds a NaN or an infinity."""
+    if not np.isfinite(maps).all():
+        raise EngineError(f"method {method} yielded a map that is not finite", cure="report it with the image")

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from eyeshine.errors import OptionError, OutputError
 
-__all__ = ["COLOURS", "Cell", "overlay", "resize", "save_png", "sheet"]
+__all__ = ["COLOURS", "Cell", "overlay", "resize", "save_png", "sheet", "strengths"]
 
 Cell: TypeAlias = tuple[str, Image.Image]
 """A caption and the picture beneath it."""
@@ -72,17 +72,17 @@ def overlay(
     level = Image.fromarray(np.clip(np.rint(heat * np.float32(255)), 0, 255).astype(np.uint8))
     colour = level.copy()
     colour.putpalette(COLOURS.tobytes())
-    return Image.composite(colour.convert("RGB"), photo, level.point(_strengths(alpha)))
+    return Image.composite(colour.convert("RGB"), photo, level.point(strengths(alpha)))
 
 
-def _strengths(alpha: float) -> list[int]:
+def strengths(alpha: float) -> list[int]:
     """The share of colour, 0..255, at each level of heat.
 
     Smoothstep: no colour and no edge at the cold end, and the hot end is told apart by colour alone.
     """
     levels = np.linspace(0.0, 1.0, 256)
-    strengths: list[int] = np.rint(alpha * 255.0 * levels * levels * (3.0 - 2.0 * levels)).astype(int).tolist()
-    return strengths
+    shares: list[int] = np.rint(alpha * 255.0 * levels * levels * (3.0 - 2.0 * levels)).astype(int).tolist()
+    return shares
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

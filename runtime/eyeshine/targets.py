@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +35,12 @@ class Target:
     prompts: tuple[str, ...]
     weights: NDArray[np.float32] | None
 
-    def combine(self, gradient: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[B, len(prompts), ...] -> [B, P, ...]."""
+    def combine(self, gradient: Any) -> Any:
+        """[B, len(prompts), D] -> [B, P, D]; NumPy's or torch's, as it came."""
         if self.weights is None:
             return gradient
-        combined: NDArray[np.float32] = np.einsum("pq,bqd->bpd", self.weights, gradient)
-        return combined
+        weights = self.weights if isinstance(gradient, np.ndarray) else gradient.new_tensor(self.weights)
+        return weights @ gradient
 
 
 def make_target(texts: Sequence[str], against: Against) -> Target:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from eyeshine.errors import OptionError
 from eyeshine.preprocess import CropBox
 
-__all__ = ["Scale", "normalize_maps", "to_image"]
+__all__ = ["Scale", "check_scale", "normalize_maps", "to_image"]
 
 Scale = Literal["each", "shared"]
 """``"each"``: every map fills 0..1. ``"shared"``: the maps of an image stay comparable with each other."""
@@ -92,13 +92,18 @@ def normalize_maps(maps: NDArray[np.float32], scale: Scale = "each") -> NDArray[
     """
     if maps.ndim != 3:
         raise OptionError("not the maps of an image", got=f"shape {list(maps.shape)}", allowed="[P, gh, gw]")
-    if scale not in get_args(Scale):
-        raise OptionError("unknown scale", got=repr(scale), allowed=", ".join(get_args(Scale)))
+    check_scale(scale)
     if scale == "shared":
         return _divide(np.maximum(maps, np.float32(0)), np.max(maps, initial=0.0, keepdims=True))
     low = maps.min(axis=(1, 2), keepdims=True)
     above = maps - low
     return _divide(above, above.max(axis=(1, 2), keepdims=True))
+
+
+def check_scale(scale: object) -> None:
+    """Raise OptionError for an unknown scale."""
+    if scale not in get_args(Scale):
+        raise OptionError("unknown scale", got=repr(scale), allowed=", ".join(get_args(Scale)))
 
 
 def _divide(values: NDArray[np.float32], largest: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -41,19 +41,20 @@ def relevance_reference(
     dtype = np.result_type(np.float32, gradient, values)
     images, prompts, blocks, width = gradient.shape
     depth = width // heads
-    per_head = gradient.astype(dtype).reshape(images, prompts, blocks, heads, depth).transpose(0, 2, 3, 1, 4)
-    patches = values[:, :, options.first_patch :].astype(dtype)
+    rows = gradient.astype(dtype, copy=False).reshape(images, prompts, blocks, heads, depth)
+    per_head = rows.transpose(0, 2, 3, 1, 4)
+    patches = values[:, :, options.first_patch :].astype(dtype, copy=False)
     columns = patches.reshape(images, blocks, patches.shape[2], heads, depth).transpose(0, 1, 3, 4, 2)
     evidence = per_head @ columns  # u, [B, K, H, P, N]
     if attention is not None:
-        evidence = evidence * attention[:, :, :, None, options.first_patch :].astype(dtype)
+        evidence = evidence * attention[:, :, :, None, options.first_patch :].astype(dtype, copy=False)
     if options.head_relu:
         evidence = np.maximum(evidence, 0)
     if head_weights is not None:
-        evidence = evidence * head_weights.astype(dtype)[..., None, None]
+        evidence = evidence * head_weights.astype(dtype, copy=False)[..., None, None]
     total = evidence.sum(axis=2) * dtype.type(options.scale(heads))
     if not options.signed:
         total = np.maximum(total, 0)
     if patch_weights is not None:
-        total = total * patch_weights[:, :, None].astype(dtype)
+        total = total * patch_weights[:, :, None].astype(dtype, copy=False)
     return np.ascontiguousarray(total.transpose(0, 2, 1, 3))

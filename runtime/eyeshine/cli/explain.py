@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -39,6 +39,9 @@ def explain(
     precision: Precision = None,
     device: Device = None,
     fallback: Annotated[list[str] | None, typer.Option(help="Provider to take where it is missing; repeat.")] = None,
+    backend: Annotated[
+        str, typer.Option(help="reference, or triton: maps by kernels on the engine's GPU.")
+    ] = "reference",
     threads: Threads = 0,
     resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
@@ -61,7 +64,12 @@ def explain(
         make_folder(out)
     engine = options_of(provider, threads, precision, device)
     explainer = Explainer.load(
-        bundle, provider=engine, fallback=fallback or (), resize=resize, templates=template or ()
+        bundle,
+        provider=engine,
+        fallback=fallback or (),
+        backend=cast(Any, backend),  # Explainer checks it
+        resize=resize,
+        templates=template or (),
     )
     names, failures = Names(), 0
     with _progress(images) as each:

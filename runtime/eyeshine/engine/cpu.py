@@ -52,6 +52,7 @@ class CpuOptions:
     spinning: bool = False
 
     engine: ClassVar[str] = "cpu"
+    device_type: ClassVar[str] = "cpu"
 
     def __post_init__(self) -> None:
         if not isinstance(self.threads, int) or self.threads < 0:

@@ -39,6 +39,7 @@ class CudaOptions:
     memory_limit_mb: int | None = None
 
     engine: ClassVar[str] = "cuda"
+    device_type: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
         check_gpu_index(self.device)

@@ -42,6 +42,7 @@ class OpenVinoOptions:
     inference_precision: InferencePrecision = "fp32"
 
     engine: ClassVar[str] = "openvino"
+    device_type: ClassVar[str] = "cpu"
 
     def __post_init__(self) -> None:
         if type(self.threads) is not int or self.threads < 0:

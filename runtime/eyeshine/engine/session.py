@@ -86,9 +86,11 @@ class EngineOptions(Protocol):
 
     Attributes:
         engine: short name: "cpu", "cuda", "tensorrt", "openvino".
+        device_type: where outputs are left: "cpu" or "cuda".
     """
 
     engine: ClassVar[str]
+    device_type: ClassVar[str]
 
     def nearest(self, axis: str, size: int) -> int:
         """The size nearest to ``size`` that runs, along the axis B (images) or P (texts)."""

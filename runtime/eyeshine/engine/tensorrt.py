@@ -53,6 +53,7 @@ class TensorRtOptions:
     build: bool = False
 
     engine: ClassVar[str] = "tensorrt"
+    device_type: ClassVar[str] = "cuda"
 
     def __post_init__(self) -> None:
         check_gpu_index(self.device)

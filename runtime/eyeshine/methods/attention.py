@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine.methods.base import Array, BlockSignals, for_all_prompts, need
 
 __all__ = ["Attention"]
 
@@ -24,5 +22,4 @@ class Attention:
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], non-negative, summing to at most 1."""
-        attention = need(signals.class_attention, "class_attention")[:, :, 1:].mean(axis=1)
-        return np.repeat(attention[:, None], prompts, axis=1)
+        return for_all_prompts(need(signals.class_attention, "class_attention")[:, :, 1:].mean(1), prompts)

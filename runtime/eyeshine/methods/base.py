@@ -1,16 +1,22 @@
-"""What an attribution method is: signals of one block in, a map over the patches out."""
+"""What an attribution method is: signals of one block in, a map over the patches out.
+
+Signals are NumPy arrays for the backend "reference" and torch tensors on the GPU for "triton"; methods are written
+once, with the kernels and with what both kinds of array know.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["BlockSignals", "Method"]
+from eyeshine_kernels.backend import Backend
 
-Array = NDArray[np.float32]
+__all__ = ["BlockSignals", "Method", "for_all_prompts", "need"]
+
+Array = Any
+"""A NumPy array, or a torch tensor where the backend is "triton"; float32."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,7 @@ class BlockSignals:
     """The signals of one explained block; a field is None where the method did not ask for it.
 
     Attributes:
+        backend: what the kernels compute with, and so the kind of the arrays.
         class_query: [B, D].
         keys, values: [B, T, D], token 0 is the class token.
         spatial_weights: [B, N] in 0..1.
@@ -25,6 +32,7 @@ class BlockSignals:
         gradient: [B, P, D], of the target, heads concatenated.
     """
 
+    backend: Backend = "reference"
     class_query: Array | None = None
     keys: Array | None = None
     values: Array | None = None
@@ -55,7 +63,15 @@ class Method(Protocol):
         ...
 
 
-def need(array: Array | None, name: str) -> Array:
+def for_all_prompts(maps: Any, prompts: int) -> Any:
+    """Maps [B, N] that do not depend on the text, as [B, P, N] of the same kind."""
+    shape = (maps.shape[0], prompts, maps.shape[1])
+    if isinstance(maps, np.ndarray):
+        return np.broadcast_to(maps[:, None], shape).copy()
+    return maps[:, None].expand(shape).contiguous()
+
+
+def need(array: Any | None, name: str) -> Any:
     """Return a signal that the method declared; its absence is a defect of the caller."""
     if array is None:
         raise TypeError(f"signal {name} was not handed to the method")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine_kernels.relevance import relevance
 
 __all__ = ["Chefer"]
 
@@ -27,11 +26,13 @@ class Chefer:
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], non-negative."""
-        attention = need(signals.class_attention, "class_attention")[:, :, 1:]
-        values = need(signals.values, "values")[:, 1:]
-        gradient = need(signals.gradient, "gradient")
-        images, heads, patches = attention.shape
-        per_head = values.reshape(images, patches, heads, -1).transpose(0, 2, 3, 1)
-        evidence = gradient.reshape(images, prompts, heads, -1).transpose(0, 2, 1, 3) @ per_head
-        result: Array = np.maximum(evidence * attention[:, :, None], 0).mean(axis=1)
-        return result
+        attention = need(signals.class_attention, "class_attention")
+        evidence = relevance(
+            need(signals.gradient, "gradient")[:, :, None],
+            need(signals.values, "values")[:, None],
+            heads=attention.shape[1],
+            options="chefer",
+            attention=attention[:, None],
+            backend=signals.backend,
+        )
+        return evidence[:, :, 0]

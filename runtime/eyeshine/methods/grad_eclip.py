@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine_kernels.relevance import relevance
 
 __all__ = ["GradEclip"]
 
@@ -34,9 +33,14 @@ class GradEclip:
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], non-negative."""
-        values = need(signals.values, "values")[:, 1:]
-        gradient = need(signals.gradient, "gradient")
-        evidence: Array = np.maximum(gradient @ values.transpose(0, 2, 1), 0)
-        if self.spatial:
-            evidence *= need(signals.spatial_weights, "spatial_weights")[:, None]
-        return evidence
+        weights = need(signals.spatial_weights, "spatial_weights")[:, None] if self.spatial else None
+        # Heads are summed, so that all channels may as well be those of one.
+        evidence = relevance(
+            need(signals.gradient, "gradient")[:, :, None],
+            need(signals.values, "values")[:, None],
+            heads=1,
+            options="grad_eclip",
+            patch_weights=weights,
+            backend=signals.backend,
+        )
+        return evidence[:, :, 0]
