@@ -162,6 +162,19 @@ def test_without_layers_there_is_no_deep_graph(tmp_path):
     assert not (tmp_path / "plain" / "deep.onnx").exists()
 
 
+def test_another_operator_set_gives_the_same_bundle(tiny_bundle, manifest, tmp_path):
+    folder = tmp_path / "older"
+    found = export_bundle(tiny_source(), folder, ExportOptions(layers=3, opset=20))
+    assert found.opset == onnx.load(folder / "deep.onnx", load_external_data=False).opset_import[0].version == 20
+    assert (folder / "weights.bin").read_bytes() == (tiny_bundle / "weights.bin").read_bytes()
+    assert {name: graph.outputs for name, graph in found.graphs.items()} == {
+        name: graph.outputs for name, graph in manifest.graphs.items()
+    }
+    assert all(error <= 1e-4 for outputs in found.parity.values() for error in outputs.values())
+    for name in GRAPHS:
+        onnx.checker.check_model(folder / f"{name}.onnx")
+
+
 @pytest.mark.parametrize("layers", [-1, 0, 1, 5])
 def test_numbers_of_layers_that_make_no_deep_graph_are_refused(tmp_path, layers):
     with pytest.raises(OptionError, match=r"layers|blocks"):
