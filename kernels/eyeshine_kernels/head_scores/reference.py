@@ -55,13 +55,16 @@ def head_scores_reference(
     indices = np.empty((images, prompts, count), np.int64)
     scores = np.empty((images, prompts, count), dtype)
     relevance, standardised, weights = np.empty((3, images, prompts, blocks * heads), dtype)
+    lengths = np.sqrt((flat * flat).sum(axis=-1))
     for b, p in np.ndindex(images, prompts):
         # Not a matrix product, which may round equal rows differently and so break a tie.
         relevance[b, p] = (flat[b] * text[p].astype(dtype)).sum(axis=-1)
         standardised[b, p] = _standardise(relevance[b, p])
-        indices[b, p], scores[b, p] = _choose(standardised[b, p], flat[b], options, count)
-        chosen = np.isin(np.arange(blocks * heads), indices[b, p])
-        weights[b, p] = np.where(np.isnan(scores[b, p]).any(), dtype.type(np.nan), chosen / dtype.type(count))
+        indices[b, p], scores[b, p] = _choose(standardised[b, p], flat[b], lengths[b], options, count)
+        weights[b, p] = 0
+        weights[b, p, indices[b, p]] = 1 / count
+        if np.isnan(scores[b, p]).any():
+            weights[b, p] = np.nan
     shape = (images, prompts, blocks, heads)
     return HeadScores(
         indices=indices,
@@ -94,7 +97,9 @@ def _standardise(relevance: Array) -> Array:
     return result
 
 
-def _choose(relevance: Array, vectors: Array, options: HeadScoreOptions, count: int) -> tuple[Array, Array]:
+def _choose(
+    relevance: Array, vectors: Array, lengths: Array, options: HeadScoreOptions, count: int
+) -> tuple[Array, Array]:
     """Indices and scores, [count] each: the argmax of alpha * relevance - beta * penalty, again and again."""
     alpha, beta = (relevance.dtype.type(weight) for weight in (options.head_alpha, options.head_beta))
     if options.strategy == "layers":
@@ -108,14 +113,7 @@ def _choose(relevance: Array, vectors: Array, options: HeadScoreOptions, count: 
             break
         best = int(np.where(free, score, -np.inf).argmax())
         indices[step], scores[step], free[best] = best, score[best], False
-        cosine = _cosines(vectors, vectors[best])
+        products, norms = (vectors * vectors[best]).sum(axis=-1), lengths * lengths[best]
+        cosine = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
         penalty = cosine if options.penalty == "previous" or step == 0 else np.maximum(penalty, cosine)
     return indices, scores
-
-
-def _cosines(vectors: Array, vector: Array) -> Array:
-    """Cosine of every row [C, E] with ``vector`` [E]; 0 where either is all zeros."""
-    norms = np.sqrt((vectors * vectors).sum(axis=-1)) * np.sqrt((vector * vector).sum())
-    products = (vectors * vector).sum(axis=-1)
-    result: Array = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
-    return result
