@@ -94,7 +94,8 @@ def test_imports_go_one_way(package, path):
     later = set(order[order.index(package) + 1 :])
     assert imported(path) & later == set()
     if package == "eyeshine":
-        assert imported(path) & LIBRARIES == set()
+        # Explanations that stay on the GPU are torch tensors; that file alone imports it, inside its functions.
+        assert imported(path) & LIBRARIES == ({"torch"} if path.stem == "device" else set())
 
 
 def test_the_export_package_stands_on_the_runtime():
