@@ -17,8 +17,11 @@ ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
 # {argument: type}, "constants": {argument: value}, "num_warps": int}}.
 MODULES = (
     "eyeshine_kernels.relevance.kernel",
+    "eyeshine_kernels.multiscale.kernel",
     "eyeshine_kernels.normalize.kernel",
     "eyeshine_kernels.head_scores.kernel",
+    "eyeshine_kernels.upsample.kernel",
+    "eyeshine_kernels.overlay.kernel",
 )
 
 # In a process of its own: triton aborts the whole process on a target it does not know, and in this one the
