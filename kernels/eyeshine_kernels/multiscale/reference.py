@@ -1,0 +1,181 @@
+"""The definition of ``multiscale`` in NumPy, both forms; shapes have been checked by the package's function."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine_kernels.multiscale.options import EQUAL, FLAT, LEAST_NORM, MLP, TINY, MultiscaleOptions, SemanticMaps
+
+__all__ = ["area_matrix", "bilinear_matrix", "literal_reference", "resolution_reference"]
+
+Array = NDArray[np.floating[Any]]
+
+
+def area_matrix(size: int, cells: int) -> NDArray[np.float64]:
+    """Adaptive average pooling of ``size`` positions to ``cells``, [cells, size], rows sum to 1.
+
+    Cell i is the plain mean of positions from ``floor(i size / cells)`` to before ``ceil((i + 1) size / cells)``: whole
+    positions, which neighbouring cells may share, as torch's ``interpolate(mode="area")`` takes them.
+    """
+    matrix = np.zeros((cells, size))
+    for cell in range(cells):
+        start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
+        matrix[cell, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def bilinear_matrix(cells: int, size: int) -> NDArray[np.float64]:
+    """Linear interpolation from ``cells`` positions to ``size``, [size, cells], rows sum to 1; the edges are held.
+
+    Centres of the outermost pixels do not meet (align_corners=False) and nothing is antialiased.
+    """
+    source = np.clip((np.arange(size) + 0.5) * (cells / size) - 0.5, 0, cells - 1)
+    left = np.floor(source).astype(int)
+    matrix = np.zeros((size, cells))
+    np.add.at(matrix, (np.arange(size), left), 1 - (source - left))
+    np.add.at(matrix, (np.arange(size), np.minimum(left + 1, cells - 1)), source - left)
+    return matrix
+
+
+def resolution_reference(
+    queries: Array, base: Array, *, grid: tuple[int, int], layer_weights: Array | None, options: MultiscaleOptions
+) -> SemanticMaps[Array]:
+    """``E = E_base [1 + alpha sigmoid(beta S)] + rho alpha max(E_base) minmax(S)``, S the mean of spread relevance.
+
+    ``S = sum_l w_l mean_s z(r_ls)``, ``w = softplus(theta) / sum softplus(theta)``, ``r_ls`` from ``_spread``.
+
+    Args:
+        queries: [B, K, N, D].
+        base: E_base, [B, P, N].
+        grid: rows and columns of the N patches.
+        layer_weights: theta, [K]; all equal where absent.
+        options: settings.
+
+    Returns:
+        E and S, [B, P, N] each.
+    """
+    dtype = np.result_type(np.float32, queries, base)
+    images, blocks, patches, _ = queries.shape
+    weights = _softplus(layer_weights, blocks, dtype)
+    weights = weights / (weights.sum() + dtype.type(TINY))
+    resizes = [
+        tuple(
+            (area_matrix(size, cells).astype(dtype), bilinear_matrix(cells, size).astype(dtype))
+            for size, cells in zip(grid, scaled, strict=True)
+        )
+        for scaled in options.cells(grid)
+    ]
+    evidence = base.astype(dtype)
+    # The sum of absolute values is the sum wherever evidence is not negative, and cannot cancel elsewhere.
+    shares = evidence / (np.abs(evidence).sum(axis=-1, keepdims=True) + dtype.type(TINY))
+    semantics = np.zeros((images, base.shape[1], patches), dtype)
+    for image, block in np.ndindex(images, blocks):
+        centre = queries[image, block].astype(dtype)
+        mean = centre.mean(axis=0)
+        centre -= mean
+        least = max(EQUAL * float(np.linalg.norm(mean)), LEAST_NORM)
+        for rows, columns in resizes:
+            spread = _spread(centre, shares[image], rows, columns, least, options.temperature)
+            semantics[image] += weights[block] / len(resizes) * _z_scores(spread).T
+    gate = options.beta * semantics / 2
+    enhanced = evidence * (1 + options.alpha * (0.5 + 0.5 * np.tanh(gate)))  # sigmoid(x), without its overflow
+    if options.rho:
+        low, high = (reduce(semantics, axis=-1, keepdims=True) for reduce in (np.min, np.max))
+        context = (semantics - low) / (high - low + dtype.type(TINY))
+        enhanced += options.rho * options.alpha * evidence.max(axis=-1, keepdims=True) * context
+    return SemanticMaps(enhanced, semantics)
+
+
+def _resize(grid: Array, rows: Array, columns: Array) -> Array:
+    """[h * w, C] to [h' * w', C] by matrices [h', h] and [w', w]."""
+    (height, width), channels = (rows.shape[1], columns.shape[1]), grid.shape[1]
+    if height == len(rows) and width == len(columns):
+        return grid  # both are the identity, a product of which is as dear as the relations of B/16 (.7 ms)
+    across = (rows @ grid.reshape(height, width * channels)).reshape(len(rows), width, channels)
+    return (columns @ across).reshape(len(rows) * len(columns), channels)
+
+
+def _spread(
+    centre: Array,
+    shares: Array,
+    rows: tuple[Array, ...],
+    columns: tuple[Array, ...],
+    least: float,
+    temperature: float,
+) -> Array:
+    """``r = up(R down(e))``, [N, P]: relevance e, [P, N], spread along ``R = softmax(f f^T / temperature)``."""
+    cells = _resize(centre, rows[0], columns[0])
+    cells = cells / np.maximum(np.sqrt(np.einsum("md,md->m", cells, cells)), least)[:, None]
+    # 1 is the largest cosine, so nothing overflows and no maximum has to be found.
+    relations = cells @ cells.T
+    relations -= 1
+    relations /= temperature
+    np.exp(relations, out=relations)
+    spread = relations @ _resize(shares.T, rows[0], columns[0]) / relations.sum(axis=1, keepdims=True)
+    return _resize(spread, rows[1], columns[1])
+
+
+def _z_scores(spread: Array) -> Array:
+    """Over the patches of [N, P]; 0 where the deviation is at most 1 % of the mean."""
+    mean, deviation = spread.mean(axis=0), spread.std(axis=0)
+    flat = deviation <= FLAT * np.abs(mean)
+    scores: Array = np.where(flat, 0, (spread - mean) / np.where(flat, 1, deviation))
+    return scores
+
+
+def _softplus(theta: Array | None, blocks: int, dtype: np.dtype[Any]) -> Array:
+    """``log(1 + exp(theta))`` of [K]; of theta = 1, the paper's value, where it is absent."""
+    weights: Array = np.logaddexp(dtype.type(0), np.ones(blocks, dtype) if theta is None else theta.astype(dtype))
+    return weights
+
+
+def literal_reference(
+    queries: Array,
+    base: Array,
+    *,
+    layer_weights: Array | None,
+    mlp: MLP[Array] | None,
+    options: MultiscaleOptions,
+) -> SemanticMaps[Array]:
+    """``E = E_base [1 + alpha sigmoid(sum_s mean_l softplus(theta_l) mean_j A_ij)]``, MMEL's eq. 1 to 9.
+
+    ``A = f f^T / sqrt(D)`` (5) with f the rows of ``T(s x)`` (1, 3, 4) as unit vectors; (9) calls the reduction of A to
+    a number per patch SemanticLevel and does not define it: here the mean over keys j and over layers l.
+
+    Args:
+        queries: x, [B, K, N, D].
+        base: E_base, [B, P, N].
+        layer_weights: theta, [K]; 1, the paper's value, where absent.
+        mlp: T; the identity where absent.
+        options: scales and alpha.
+
+    Returns:
+        E and S, [B, P, N] each.
+    """
+    dtype = np.result_type(np.float32, queries, base)
+    weights = _softplus(layer_weights, queries.shape[1], dtype)[:, None]
+    level = np.zeros((queries.shape[0], queries.shape[2]), dtype)
+    for scale in options.scales:
+        features = queries.astype(dtype) * dtype.type(scale)
+        if mlp is not None:
+            features = _transform(features, mlp)
+        features = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), LEAST_NORM)
+        # The mean over keys of products with each key is the product with the mean key.
+        keys = features.mean(axis=2, keepdims=True) / math.sqrt(queries.shape[3])
+        level += (weights * (features * keys).sum(axis=-1)).mean(axis=1)
+    semantics = np.broadcast_to(level[:, None], base.shape).copy()
+    return SemanticMaps(base.astype(dtype) * (1 + options.alpha * (0.5 + 0.5 * np.tanh(semantics / 2))), semantics)
+
+
+def _transform(features: Array, mlp: MLP[Array]) -> Array:
+    given = {name: entry.astype(features.dtype) for name, entry in mlp.named().items()}
+    hidden = np.maximum(features @ given["first"].T + given.get("first_bias", 0), 0)
+    out = hidden @ given["second"].T + given.get("second_bias", 0)
+    out = out - out.mean(axis=-1, keepdims=True)
+    deviation = np.sqrt(np.mean(out * out, axis=-1, keepdims=True) + mlp.epsilon)
+    result: Array = out / deviation * given.get("gain", 1) + given.get("shift", 0)
+    return result
