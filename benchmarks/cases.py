@@ -1,56 +1,36 @@
-"""From a case's description to something that runs, and to what it should yield."""
+"""From a case's description to something that runs on an engine, and to what it should yield."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from benchmarks import eager, postprocess
 from benchmarks.bundles import BenchModel
-from benchmarks.eager import EagerExplainer
-from benchmarks.gate import Array, Reference, check
-from benchmarks.registry import CaseSpec
+from benchmarks.gate import Array, Case, NotSupportedError
+from benchmarks.postprocess import Signals
+from benchmarks.registry import ALL, CaseSpec
+from benchmarks.workload import Workload
 from eyeshine import Explainer
-from eyeshine.engine import CpuOptions, OrtCpuSession
+from eyeshine.bundle import Bundle
+from eyeshine.engine import CudaOptions, EngineOptions, Session, TensorRtOptions
+from eyeshine.errors import EngineError
 from eyeshine.methods import BlockSignals, GradEclip
+from eyeshine.signals import SIGNALS, last_blocks
+from eyeshine_kernels.backend import Backend
 
-__all__ = ["Bench", "Case"]
+__all__ = ["Bench"]
 
-Pixels = NDArray[np.float32]
 _PHOTO = (480, 640, 3)
 _TEXT = "a car"  # known to the embedded model; times do not depend on it, its vector is cached
 _METHOD = GradEclip()
 _SIGNALS = ("similarity", *sorted(_METHOD.signals))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A case that can run.
-
-    Attributes:
-        spec: what it is.
-        run: does it once and returns what it yields.
-        expected: computes what it should yield.
-        probe: yields what is compared with that, where it is not ``run``.
-    """
-
-    spec: CaseSpec
-    run: Callable[[], Mapping[str, Array]]
-    expected: Callable[[], Mapping[str, Array]]
-    probe: Callable[[], Mapping[str, Array]] | None = None
-
-    def check(self) -> float:
-        """Largest relative error of one run.
-
-        Raises:
-            GateError: the result is wrong.
-        """
-        return check(self.spec.name, (self.probe or self.run)(), self.expected())
+_K = {name: SIGNALS[name].dims.index("K") for name in _METHOD.signals}
 
 
 @dataclass
@@ -58,124 +38,169 @@ class Bench:
     """Makes the cases of one model; sessions are made once and shared by the cases of a group.
 
     Attributes:
-        model: the exported model.
-        options: session options of every ONNX case; eager PyTorch gets the same number of threads.
+        model: with its exports.
+        workload: inputs and oracle.
+        graphs: the bundle with ``encode`` and ``image`` of cases that name no precision.
+        options: the engine of cases that name none.
+        engines: those that cases name.
     """
 
     model: BenchModel
-    options: CpuOptions
-    _sessions: dict[Path, OrtCpuSession] = field(default_factory=dict)
+    workload: Workload
+    graphs: Bundle
+    options: EngineOptions
+    engines: Mapping[str, EngineOptions] = field(default_factory=dict)
+    _sessions: dict[tuple[Path, str, EngineOptions], Session] = field(default_factory=dict)
 
     def make(self, spec: CaseSpec) -> Case:
-        """The case of a description."""
+        """The case of a description.
+
+        Raises:
+            NotSupportedError: the engine is not there, or refuses the graph.
+        """
+        threads = getattr(self.options, "threads", None)
         make: dict[str, Callable[[CaseSpec], Case]] = {
-            "plain": self._plain,
-            "encode": self._encode,
-            "explain": lambda spec: self._explain(spec, self.model.two.folder / "image.onnx", 1),
-            "two": lambda spec: self._explain(spec, self.model.two.folder / "deep.onnx", 2),
-            "all": lambda spec: self._explain(spec, self.model.all_blocks, self.model.source.config.vision.layers),
+            "plain": lambda spec: self._embedding(spec, self.model.plain(self._precision(spec)), "plain"),
+            "encode": lambda spec: self._embedding(spec, self._bundle(spec), "encode"),
+            "explain": self._explain,
             "call": self._call,
             "embedded": self._embedded,
-            "eager": self._eager,
+            "eager": lambda spec: eager.make(spec, self.workload, self.model.network, threads=threads),
+            "post": self._post,
         }
         return make[spec.kind](spec)
 
-    # -- inputs ------------------------------------------------------------------------------------------------
+    # -- where a graph lies and what runs it -------------------------------------------------------------------
 
-    @cached_property
-    def reference(self) -> Reference:
-        return Reference(self.model.source)
+    def _precision(self, spec: CaseSpec) -> str:
+        """Of the plain encoder: int8 is held against fp32."""
+        return "fp16" if self.graphs.manifest.precision == "fp16" else "fp32"
 
-    @cached_property
-    def pixels(self) -> Pixels:
-        """One image [1, 3, Y, X] in 0..1."""
-        size = self.model.source.config.vision.image_size
-        return np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+    def _bundle(self, spec: CaseSpec) -> Bundle:
+        return self.model.precise(spec.precision) if spec.precision else self.graphs
 
-    @cached_property
-    def normalised(self) -> Pixels:
-        """The same for those that expect mean and std to be gone."""
-        normalisation = self.model.source.normalisation
-        mean, std = (np.array(x, np.float32).reshape(1, 3, 1, 1) for x in (normalisation.mean, normalisation.std))
-        return np.asarray((self.pixels - mean) / std, np.float32)
+    def _options(self, spec: CaseSpec) -> EngineOptions:
+        options = self.engines[spec.engine] if spec.engine else self.options
+        if isinstance(options, CudaOptions | TensorRtOptions) and options.capture is not None:
+            return replace(options, capture=(self.workload.batch, max(spec.prompts, 1)))
+        return options
 
-    def text(self, prompts: int) -> NDArray[np.float32]:
-        """Unit vectors [P, E], as the text cache gives them."""
-        width = self.model.source.config.embed_dim
-        vectors = np.random.default_rng(1).standard_normal((prompts, width), dtype=np.float32)
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
-
-    def session(self, path: Path) -> OrtCpuSession:
-        if path not in self._sessions:
-            self._sessions[path] = OrtCpuSession(path, self.options)
-        return self._sessions[path]
+    def _session(self, bundle: Bundle, graph: str, options: EngineOptions) -> Session:
+        key = bundle.folder, graph, options
+        if key not in self._sessions:
+            try:
+                options.check_available()
+                self._sessions[key] = options.open(bundle, graph)
+            except EngineError as error:
+                raise NotSupportedError(str(error)) from error
+        return self._sessions[key]
 
     # -- kinds -------------------------------------------------------------------------------------------------
 
-    def _plain(self, spec: CaseSpec) -> Case:
-        session, pixels = self.session(self.model.plain), self.normalised
-        return Case(spec, lambda: session.run({"pixels": pixels}, ["embedding"]).outputs, self._embedding)
+    def _case(
+        self,
+        spec: CaseSpec,
+        bundle: Bundle,
+        session: Session,
+        run: Callable[[], Mapping[str, Any]],
+        expected: Callable[[], Mapping[str, Array]],
+    ) -> Case:
+        return Case(
+            spec,
+            run,
+            expected,
+            lambda: self.workload.watched({name: _host(value) for name, value in run().items()}),
+            session.provider,
+            self._options(spec).precision(bundle.manifest.precision),
+            bundle.hash,
+        )
 
-    def _encode(self, spec: CaseSpec) -> Case:
-        session, pixels = self.session(self.model.two.folder / "encode.onnx"), self.pixels
-        return Case(spec, lambda: session.run({"pixels": pixels}, ["embedding"]).outputs, self._embedding)
+    def _embedding(self, spec: CaseSpec, bundle: Bundle, graph: str) -> Case:
+        options = self._options(spec)
+        session = self._session(bundle, graph, options)
+        pixels = self.workload.normalised if graph == "plain" else self.workload.pixels
 
-    def _embedding(self) -> Mapping[str, Array]:
-        return {"embedding": self.reference.explain(self.pixels, self.text(1), 1)["embedding"]}
+        def run() -> Mapping[str, Any]:
+            return _run(session, options, {"pixels": pixels}, ["embedding"])
 
-    def _explain(self, spec: CaseSpec, path: Path, blocks: int) -> Case:
+        def expected() -> Mapping[str, Array]:
+            return {"embedding": self.workload.expected(1)["embedding"]}
+
+        return self._case(spec, bundle, session, run, expected)
+
+    def _explain(self, spec: CaseSpec) -> Case:
         """The graph and the map, as ``Explainer`` runs them; the map is the last block's."""
-        session, inputs = self.session(path), {"pixels": self.pixels, "text": self.text(spec.prompts)}
+        layers, options = self.model.source.config.vision.layers, self._options(spec)
+        blocks = layers if spec.blocks == ALL else min(spec.blocks, layers)
+        bundle, graph = (self._bundle(spec), "image") if blocks == 1 else (self.model.deep(blocks), "deep")
+        session = self._session(bundle, graph, options)
+        inputs = {"pixels": self.workload.pixels, "text": self.workload.text(spec.prompts)}
+        backend: Backend = "triton" if options.device_type == "cuda" else "reference"
 
-        def run() -> Mapping[str, Array]:
-            out = session.run(inputs, _SIGNALS).outputs
-            signals = BlockSignals(
-                spatial_weights=out["spatial_weights"][:, -1],
-                values=out["values"][:, -1],
-                gradient=out["gradient"][:, :, -1],
-            )
-            return {**out, "maps": _METHOD.maps(signals, spec.prompts)}
+        def run() -> Mapping[str, Any]:
+            out = _run(session, options, inputs, _SIGNALS)
+            last = {name: last_blocks(name, out[name], 1).squeeze(_K[name]) for name in _METHOD.signals}
+            maps = _METHOD.maps(BlockSignals(backend=backend, **last), spec.prompts)
+            eager.synchronize(options.device_type)
+            return {**out, "maps": maps}
 
-        return Case(spec, run, lambda: self.reference.explain(self.pixels, self.text(spec.prompts), blocks))
+        return self._case(spec, bundle, session, run, lambda: self.workload.expected(spec.prompts, blocks))
 
-    def _eager(self, spec: CaseSpec) -> Case:
-        torch.set_num_threads(self.options.threads)
-        explainer = EagerExplainer(self.model.network)
-        pixels, text = torch.from_numpy(self.normalised), torch.from_numpy(self.text(spec.prompts))
-
-        def run() -> Mapping[str, Array]:
-            out = {name: tensor.numpy() for name, tensor in explainer.explain(pixels, text).items()}
-            return {**out, "gradient": out["gradient"][:, :, None]}
-
-        return Case(spec, run, lambda: self.reference.explain(self.pixels, self.text(spec.prompts), 1))
+    def _post(self, spec: CaseSpec) -> Case:
+        vision = self.model.source.config.vision
+        return postprocess.make(
+            spec, Signals.random(self.workload.batch, spec.prompts, vision.grid[0] * vision.grid[1], vision.width)
+        )
 
     def _call(self, spec: CaseSpec) -> Case:
-        explainer, image = Explainer(self.model.two, self.options), _photo()
+        explainer, image = Explainer(self.graphs, self.options), _photo()
 
         def expected() -> Mapping[str, Array]:
             pixels = explainer.preprocess.prepare(image).pixels[None]
-            return self.reference.explain(pixels, explainer.encode_texts([_TEXT]), 1)
+            return self.workload.expected(1, pixels=pixels, text=explainer.encode_texts([_TEXT]))
 
-        return Case(spec, lambda: _called(explainer, image), expected)
+        return _call_case(spec, explainer, image, expected)
 
     def _embedded(self, spec: CaseSpec) -> Case:
         """Its weights are in the bundle alone, so that autograd's results are those that export put beside them."""
-        explainer, image = Explainer.load(threads=self.options.threads), _photo()
+        explainer = Explainer(Bundle.open(), self.options)
         golden = explainer.bundle.golden()
         expected = {key.removeprefix("image/"): value for key, value in golden.items() if key.startswith("image/")}
 
         def probe() -> Mapping[str, Array]:
             inputs = {name: golden[f"in/{name}"] for name in ("pixels", "text")}
-            return self.session(explainer.bundle.folder / "image.onnx").run(inputs, list(expected)).outputs
+            return self._session(explainer.bundle, "image", self.options).run(inputs, list(expected)).outputs
 
-        return Case(spec, lambda: _called(explainer, image), lambda: expected, probe)
+        return replace(_call_case(spec, explainer, _photo(), lambda: expected), probe=probe)
 
 
 def _photo() -> NDArray[np.uint8]:
     return np.random.default_rng(2).integers(0, 256, _PHOTO, dtype=np.uint8)
 
 
-def _called(explainer: Explainer, image: NDArray[np.uint8]) -> Mapping[str, Array]:
-    explanation = explainer.explain(image, [_TEXT])
-    maps = explanation.maps
-    return {"maps": maps.reshape(*maps.shape[:2], -1), "similarity": explanation.similarities}
+def _call_case(
+    spec: CaseSpec, explainer: Explainer, image: NDArray[np.uint8], expected: Callable[[], Mapping[str, Array]]
+) -> Case:
+    def run() -> Mapping[str, Array]:
+        explanation = explainer.explain(image, [_TEXT])
+        maps = explanation.maps
+        return {"maps": maps.reshape(*maps.shape[:2], -1), "similarity": explanation.similarities}
+
+    bundle = explainer.bundle
+    precision = explainer.options.precision(bundle.manifest.precision)
+    return Case(spec, run, expected, run, explainer.options.metadata()["provider"], precision, bundle.hash)
+
+
+def _run(
+    session: Session, options: EngineOptions, inputs: Mapping[str, NDArray[np.float32]], outputs: Sequence[str]
+) -> Mapping[str, Any]:
+    """NumPy arrays of an engine on the CPU; torch tensors that stay on the GPU of one that is there."""
+    if options.device_type == "cpu":
+        return session.run(inputs, outputs).outputs
+    from eyeshine.device import tensors
+
+    return tensors(session.run_on_device(inputs, outputs).outputs)
+
+
+def _host(value: Any) -> Array:
+    return value if isinstance(value, np.ndarray) else np.asarray(value.cpu().numpy())

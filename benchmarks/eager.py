@@ -7,16 +7,64 @@ require gradients, as they do in a model that was just loaded.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-__all__ = ["EagerExplainer", "grad_eclip_map"]
+from benchmarks.gate import Array, Case
+from benchmarks.registry import CaseSpec
+
+if TYPE_CHECKING:
+    from benchmarks.workload import Workload
+
+__all__ = ["EagerExplainer", "grad_eclip_map", "make", "synchronize"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def make(
+    spec: CaseSpec, workload: Workload, network: Any, *, precision: str = "fp32", threads: int | None = None
+) -> Case:
+    """The encoder ("network") or the explanation ("eager") on the workload's device.
+
+    Args:
+        spec: of one of the two kinds.
+        workload: inputs, device and oracle.
+        network: open_clip's model on that device and in that precision.
+        precision: "fp32" or "fp16".
+        threads: of torch on the CPU.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    device = workload.device
+    pixels = torch.from_numpy(workload.normalised).to(device, _DTYPES[precision])
+    text = torch.from_numpy(workload.text(max(spec.prompts, 1))).to(device, _DTYPES[precision])
+    explainer = EagerExplainer(network)
+
+    def run() -> Mapping[str, torch.Tensor]:
+        found = explainer.explain(pixels, text) if spec.kind == "eager" else explainer.encode(pixels)
+        synchronize(device)
+        return found
+
+    def probe() -> Mapping[str, Array]:
+        out = {name: tensor.float().cpu().numpy() for name, tensor in run().items()}
+        if "gradient" in out:
+            out["gradient"] = out["gradient"][:, :, None]
+        return workload.watched(out)
+
+    return Case(spec, run, lambda: workload.expected(max(spec.prompts, 1)), probe, f"torch {device}", precision)
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device; the CPU is never ahead."""
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 class EagerExplainer:
-    """Explains one image at a time.
+    """Explains a batch of images.
 
     Args:
         network: open_clip's model, in evaluation mode.
@@ -25,11 +73,13 @@ class EagerExplainer:
     def __init__(self, network: Any) -> None:
         self.visual = network.visual
 
-    def explain(self, pixels: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Normalised pixels [1, 3, Y, X] and unit texts [P, E] -> similarity, gradient [1, P, D], maps [1, P, N].
+    def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised pixels [B, 3, Y, X] -> embedding [B, E], without autograd."""
+        with torch.inference_mode():
+            return {"embedding": F.normalize(self.visual(pixels), dim=-1)}
 
-        The batch is one image, as in released codes.
-        """
+    def explain(self, pixels: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Normalised pixels [B, 3, Y, X], unit texts [P, E] -> similarity, gradient [B, P, D], maps [B, P, N]."""
         visual = self.visual
         tokens = self._embed(pixels)
         *trunk, last = visual.transformer.resblocks
@@ -42,7 +92,8 @@ class EagerExplainer:
         similarity = unit @ text.T
         gradients, maps = [], []
         for prompt in range(len(text)):
-            (gradient,) = torch.autograd.grad(similarity[0, prompt], mixed, retain_graph=True)
+            # Images of a batch do not interact: the gradient of the sum is each image's own.
+            (gradient,) = torch.autograd.grad(similarity[:, prompt].sum(), mixed, retain_graph=True)
             with torch.no_grad():
                 gradients.append(gradient[:, 0])
                 maps.append(grad_eclip_map(gradient[:, 0], query[:, 0], key[:, 1:], value[:, 1:]))
@@ -55,8 +106,9 @@ class EagerExplainer:
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
-        first = visual.class_embedding.expand(len(pixels), 1, -1)
-        embedded: torch.Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
+        first = visual.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
+        positions = visual.positional_embedding.to(patches.dtype)
+        embedded: torch.Tensor = visual.ln_pre(torch.cat([first, patches], dim=1) + positions)
         return embedded
 
 

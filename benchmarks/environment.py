@@ -1,41 +1,77 @@
-"""Where a figure comes from: machine, versions, commit. No host names and no paths."""
+"""Where a figure comes from: machine, GPUs, versions, commit. No host names and no paths."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["machine", "revision", "versions"]
+from eyeshine.engine.machine import gpus
+from eyeshine.errors import EngineError
+
+__all__ = ["describe", "machine", "origin", "revision", "versions"]
 
 _ROOT = Path(__file__).parent.parent
-_LIBRARIES = {
-    "eyeshine": "eyeshine",
-    "numpy": "numpy",
-    "onnxruntime": "onnxruntime",
-    "torch": "torch",
-    "open_clip": "open_clip_torch",
-}
+_LIBRARIES = (
+    "eyeshine",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt-cu13",
+    "torch",
+    "triton",
+    "open_clip_torch",
+)
+
+
+def origin() -> dict[str, Any]:
+    """The fields of a row that are the same for all rows of a run."""
+    run = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"run": run, "machine": machine(), "versions": versions(), **revision()}
+
+
+def describe(origin: Mapping[str, Any]) -> str:
+    """One line about where figures come from."""
+    where, listed = origin["machine"], ", ".join(f"{key} {value}" for key, value in origin["versions"].items())
+    gpus = "".join(f", {gpu['name']} (CUDA driver {gpu['driver']})" for gpu in where.get("gpus", ()))
+    commit = (origin["commit"] or "no commit")[:12] + (" with changes" if origin["dirty"] else "")
+    return f"{where['cpu']}, {where['cpus']} CPUs{gpus}, {where['os']}; {listed}; {commit}"
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, CPUs this process may use, memory, operating system, and how busy it was before."""
+    """CPU model, CPUs this process may use, memory, operating system, how busy it was before, GPUs with driver."""
     return {
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": _memory_gb(),
         "os": f"{platform.system()} {platform.machine()}",
         "load_1m": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpus": _gpus(),
     }
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries that a figure depends on."""
-    found = {name: importlib.metadata.version(package) for name, package in _LIBRARIES.items()}
-    return {"python": platform.python_version(), **found}
+    """Python and the libraries that a figure depends on, those that are installed."""
+    found = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[library] = importlib.metadata.version(library)
+    return found
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """As the driver names them; ``driver`` is the highest CUDA version that it takes, 13000 for 13.0."""
+    try:
+        return [{"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver} for gpu in gpus()]
+    except EngineError:
+        return []
 
 
 def revision(root: Path = _ROOT) -> dict[str, Any]:

@@ -1,26 +1,21 @@
 """No time without a right result: every case is compared with autograd in eager PyTorch before it is timed.
 
-The oracle is the exporter's reference, which shares nothing with the graphs but the weights; the map is written in
-torch here and in NumPy in the runtime.
+The oracle is the exporter's reference (``workload.py``), which shares nothing with the graphs but the weights; the map
+is written in torch there and in NumPy in the runtime.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from benchmarks.eager import grad_eclip_map
-from eyeshine.verify import output_error
-from eyeshine_export.parity import TOLERANCE
-from eyeshine_export.reference import explain_reference
-from eyeshine_export.source import Source
+from benchmarks.registry import CaseSpec
+from eyeshine.verify import TOLERANCES, output_error
 
-__all__ = ["Array", "GateError", "Reference", "check"]
+__all__ = ["Array", "Case", "GateError", "NotSupportedError", "check"]
 
 Array = NDArray[Any]
 
@@ -29,43 +24,57 @@ class GateError(RuntimeError):
     """A case yields a wrong result; it is not timed."""
 
 
+class NotSupportedError(RuntimeError):
+    """This machine or this version cannot run a case; its row says why."""
+
+
 @dataclass(frozen=True)
-class Reference:
-    """What a case should yield, by autograd.
+class Case:
+    """A case that can run.
 
     Attributes:
-        source: configuration and weights.
+        spec: what it is.
+        run: does it once and returns what it yields.
+        expected: computes what it should yield.
+        probe: yields what is compared with that, where it is not ``run``.
+        provider: what runs it, as the engine names itself.
+        precision: what its results are as precise as, a key of ``TOLERANCES``.
+        bundle_hash: of the bundle that it reads; None without one.
+        repeats: how often it is done for one time, which is divided by it.
     """
 
-    source: Source
+    spec: CaseSpec
+    run: Callable[[], object]
+    expected: Callable[[], Mapping[str, Array]]
+    probe: Callable[[], Mapping[str, Array]]
+    provider: str
+    precision: str = "fp32"
+    bundle_hash: str | None = None
+    repeats: int = 1
 
-    def explain(self, pixels: NDArray[np.float32], text: NDArray[np.float32], blocks: int) -> dict[str, Array]:
-        """Embedding, similarity, gradient [B, P, K, D] of the last ``blocks`` blocks and map [B, P, N] of the last."""
-        normalisation = self.source.normalisation
-        signals = explain_reference(
-            self.source.state, self.source.config, torch.from_numpy(pixels), torch.from_numpy(text), blocks,
-            normalisation.mean, normalisation.std,
-        )  # fmt: skip
-        query, keys, values = (signals[name][:, -1] for name in ("class_query", "keys", "values"))
-        maps = [
-            grad_eclip_map(signals["gradient"][:, prompt, -1], query, keys[:, 1:], values[:, 1:])
-            for prompt in range(len(text))
-        ]
-        wanted = {name: signals[name].numpy() for name in ("embedding", "similarity", "gradient")}
-        return {**wanted, "maps": torch.stack(maps, dim=1).numpy()}
+    def check(self) -> float:
+        """Largest relative error of one run.
+
+        Raises:
+            GateError: the result is wrong.
+            NotSupportedError: there is no tolerance for its precision.
+        """
+        if self.precision not in TOLERANCES:
+            raise NotSupportedError(f"no tolerance for {self.precision}")
+        return check(self.spec.name, self.probe(), self.expected(), TOLERANCES[self.precision])
 
 
-def check(case: str, got: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+def check(case: str, got: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:
     """Compare everything that a case yields; return the largest relative error.
 
     Raises:
-        GateError: an error above the export's own tolerance, or nothing to compare.
+        GateError: an error above the tolerance, or nothing to compare.
     """
     shared = sorted(got.keys() & expected.keys())
     if not shared:
         raise GateError(f"{case}: nothing to compare; it yields {sorted(got)}, the reference {sorted(expected)}")
     errors = {name: output_error(name, got[name], expected[name]) for name in shared}
     worst = max(errors, key=errors.__getitem__)
-    if not errors[worst] <= TOLERANCE:
-        raise GateError(f"{case}: {worst} is wrong: relative error {errors[worst]:.3g}, allowed {TOLERANCE:g}")
+    if not errors[worst] <= tolerance:
+        raise GateError(f"{case}: {worst} is wrong: relative error {errors[worst]:.3g}, allowed {tolerance:g}")
     return errors[worst]

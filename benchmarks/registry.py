@@ -1,23 +1,29 @@
-"""What is measured: models, cases, the groups in which they run side by side, and the wanted limits."""
+"""What is measured: cases, the groups in which they run side by side, and the wanted limits. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from tokenizers import Tokenizer
+__all__ = [
+    "ALL",
+    "CASES",
+    "GROUPS",
+    "ITS_P50",
+    "LIMITS",
+    "MODELS",
+    "SECOND",
+    "CaseSpec",
+    "Group",
+    "Limit",
+    "base_of",
+    "select",
+]
 
-from benchmarks.bundles import Configuration
-from eyeshine.bundle import default_bundle
-from eyeshine.errors import BundleError
-from eyeshine.manifest import Manifest
-from eyeshine_export.compat import import_open_clip
-from eyeshine_export.source import Tokens
-
-__all__ = ["CASES", "GROUPS", "LIMITS", "MODELS", "CaseSpec", "Limit", "configuration", "select"]
-
-Kind = Literal["plain", "encode", "explain", "two", "all", "call", "embedded", "eager"]
+Kind = Literal["plain", "encode", "explain", "call", "embedded", "network", "eager", "post", "cold"]
+ALL: Final = 0
+"""In place of a number of blocks: the whole tower."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +33,66 @@ class CaseSpec:
     Attributes:
         name: in rows and options.
         title: in tables.
-        kind: plain (torch.onnx's encoder), encode (encode.onnx), explain, two, all (the image graph and the deep graphs
-            of two and of all blocks, and the map), call (``Explainer.explain``), embedded (the same with the bundle
-            that comes with the package), eager (PyTorch with autograd, and the map).
+        kind: plain (torch.onnx's encoder), encode (encode.onnx), explain (the graph and the map), call
+            (``Explainer.explain``), embedded (the same with the bundle that comes with the package), network (the
+            encoder in eager PyTorch), eager (the explanation there, with autograd), post (what comes after the graph,
+            alone), cold (a process from its start to its first map).
         prompts: P.
+        blocks: explained blocks, the last ones; ``ALL`` for the whole tower.
+        engine: short name of the engine; empty for the one that the run measures.
+        precision: of the bundle, or of the arithmetic where the engine chooses it; empty for that of the run.
     """
 
     name: str
     title: str
     kind: Kind
     prompts: int
+    blocks: int = 1
+    engine: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that run side by side, as many as memory holds; the others are compared with the first.
+
+    Attributes:
+        cases: keys of ``CASES``.
+        models: keys of ``MODELS`` with which ``make bench`` runs it: a listed subset, to stay below 10 minutes.
+        rounds: at most.
+        budget_s: no round begins later.
+    """
+
+    cases: tuple[str, ...]
+    models: tuple[str, ...]
+    rounds: int = 60
+    budget_s: float = 40.0
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A wanted ratio of two cases' times: at most (or at least) ``bound``."""
+    """A wanted ratio of two cases' times: at most (or at least) ``bound``.
+
+    Attributes:
+        case: what is measured.
+        over: what it is compared with: a case, ``ITS_P50`` (then it is the case's p99) or ``SECOND``.
+        bound: of the ratio.
+        at_least: whether the ratio must not be below instead.
+        batch: images of the rows that it is meant for; None for all.
+    """
 
     case: str
     over: str
     bound: float
     at_least: bool = False
+    batch: int | None = None
 
     def holds(self, ratio: float) -> bool:
         return ratio >= self.bound if self.at_least else ratio <= self.bound
 
+
+ITS_P50: Final = "its p50"
+SECOND: Final = "1 s"
 
 CASES: Final = {
     spec.name: spec
@@ -62,23 +104,53 @@ CASES: Final = {
         CaseSpec("explain-100", "explain, 100 prompts", "explain", 100),
         CaseSpec("call-1", "Explainer.explain, 640x480 image, 1 prompt", "call", 1),
         CaseSpec("embedded-1", "the same, embedded weights", "embedded", 1),
-        CaseSpec("two-1", "explain --layers 2, 1 prompt", "two", 1),
-        CaseSpec("two-10", "explain --layers 2, 10 prompts", "two", 10),
-        CaseSpec("all-1", "explain all layers, 1 prompt", "all", 1),
+        CaseSpec("two-1", "explain --layers 2, 1 prompt", "explain", 1, blocks=2),
+        CaseSpec("two-10", "explain --layers 2, 10 prompts", "explain", 10, blocks=2),
+        CaseSpec("four-1", "explain --layers 4, 1 prompt", "explain", 1, blocks=4),
+        CaseSpec("four-10", "explain --layers 4, 10 prompts", "explain", 10, blocks=4),
+        CaseSpec("all-1", "explain all layers, 1 prompt", "explain", 1, blocks=ALL),
+        CaseSpec("network", "encoder in eager PyTorch", "network", 0),
         CaseSpec("eager-1", "eager PyTorch autograd, 1 prompt", "eager", 1),
         CaseSpec("eager-10", "eager PyTorch autograd, 10 prompts", "eager", 10),
+        CaseSpec("openvino-plain", "OpenVINO: plain encoder", "plain", 0, engine="openvino"),
+        CaseSpec("openvino-10", "OpenVINO: explain, 10 prompts", "explain", 10, engine="openvino"),
+        CaseSpec("openvino-bf16-plain", "OpenVINO, bf16: plain encoder", "plain", 0, engine="openvino-bf16"),
+        CaseSpec("openvino-bf16-10", "OpenVINO, bf16: explain, 10 prompts", "explain", 10, engine="openvino-bf16"),
+        CaseSpec("int8-10", "int8 bundle: explain, 10 prompts", "explain", 10, precision="int8"),
+        CaseSpec("post-loop", "maps in eager torch, prompt after prompt", "post", 10),
+        CaseSpec("post-batched", "maps in eager torch, all prompts at once", "post", 10),
+        CaseSpec("post-numpy", "maps in NumPy", "post", 10),
+        CaseSpec("post-triton", "maps in Triton", "post", 10),
+        CaseSpec("cold-first", "process start to first map, first time on a machine", "cold", 1),
+        CaseSpec("cold", "process start to first map", "cold", 1),
     )
 }
 
-# A group is what fits in memory side by side; each has its own plain encoder.
-GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "last": ("plain", "encode", "explain-1", "explain-10", "explain-100", "call-1", "embedded-1"),
-    "deep": ("plain", "two-1", "two-10", "all-1"),
-    "eager": ("plain", "explain-1", "explain-10", "eager-1", "eager-10"),
+MODELS: Final = {
+    "b32": "ViT-B-32-quickgelu",
+    "b16": "ViT-B-16-quickgelu",
+    "l14": "ViT-L-14-quickgelu",
+    "roads": "roads",
 }
-
-MODELS: Final = {"b32": "ViT-B-32-quickgelu", "b16": "ViT-B-16-quickgelu", "roads": "roads"}
 """Short name -> name of the configuration."""
+
+_EVERY = ("b32", "b16", "roads")
+GROUPS: Final[dict[str, Group]] = {
+    "last": Group(("plain", "encode", "explain-1", "explain-10", "explain-100", "call-1", "embedded-1"), _EVERY),
+    "deep": Group(("plain", "two-1", "two-10", "four-1", "four-10", "all-1"), _EVERY),
+    "eager": Group(("plain", "explain-1", "explain-10", "eager-1", "eager-10"), _EVERY),
+    "openvino": Group(
+        ("plain", "explain-10", "openvino-plain", "openvino-10", "openvino-bf16-plain", "openvino-bf16-10"),
+        ("b32", "b16"),
+        budget_s=30.0,
+    ),
+    "int8": Group(("plain", "explain-10", "int8-10"), ("b16",), budget_s=25.0),
+    # Two sessions in turn. Of 300 rounds three may be slower than p99: fewer would make it the slowest of all.
+    "turns": Group(("explain-10", "encode"), ("b32", "b16"), rounds=300, budget_s=60.0),
+    "post": Group(("post-loop", "post-batched", "post-numpy"), ("b16",), rounds=300, budget_s=10.0),
+    "cold": Group(("cold", "cold-first"), ("roads",), rounds=5),
+}
+"""Of the runner on the CPU; those of the GPU are in gpu.py."""
 
 LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     "b32": (
@@ -98,68 +170,36 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
         Limit("all-1", "plain", 1.95),
         Limit("eager-1", "explain-1", 1.35, at_least=True),
         Limit("eager-10", "explain-10", 2.1, at_least=True),
+        # Wanted is fp32 >= 1.6 x int8, the same as this.
+        Limit("int8-10", "explain-10", 1 / 1.6),
+        Limit("explain-10", ITS_P50, 1.3),
     ),
-    "roads": (),
+    "roads": (Limit("cold-first", SECOND, 1.0), Limit("cold", SECOND, 1.0)),
 }
 
 
-def configuration(model: str) -> Configuration:
-    """The configuration behind a short name.
-
-    Raises:
-        BundleError: ``roads`` is asked for and the package carries no bundle.
-    """
-    if model == "roads":
-        return _roads()
-    raw = import_open_clip().get_model_config(MODELS[model])
-    if raw is None:
-        raise RuntimeError(f"open_clip knows no configuration {MODELS[model]}")
-    return Configuration(MODELS[model], raw)
-
-
-def _roads() -> Configuration:
-    """Random weights of the embedded model's shape: a plain encoder needs weights in open_clip's keys.
-
-    The text tower is small and of no account here; its shape is the trainer's default.
-    """
-    from eyeshine_export.roads.config import Shape
-
-    folder = default_bundle()
-    if not folder.is_dir():
-        raise BundleError("the embedded bundle is missing", got="no models/roads in the package")
-    manifest = Manifest.read(folder)
-    model, words = manifest.model, manifest.tokenizer
-    tokenizer = (folder / words.file).read_text("utf-8")
-    raw: dict[str, Any] = Shape(embed=model.embed_dim).configuration()
-    raw["quick_gelu"] = model.activation == "quick_gelu"
-    raw["text_cfg"]["context_length"] = words.context_length
-    raw["text_cfg"]["vocab_size"] = Tokenizer.from_str(tokenizer).get_vocab_size()
-    raw["vision_cfg"] = {
-        "image_size": list(model.image_size),
-        "layers": model.layers,
-        "width": model.width,
-        "head_width": model.width // model.heads,
-        "patch_size": list(model.patch_size),
-    }
-    tokens = Tokens(tokenizer, words.start, words.end, words.pad, words.unknown, words.clean)
-    return Configuration("roads", raw, tokens)
-
-
-def select(group: str, only: Collection[str], *, embedded: bool) -> tuple[str, ...]:
-    """Cases of a group that are to run: those asked for with what they are compared to, or all.
+def select(group: str, only: Collection[str], model: str) -> tuple[str, ...]:
+    """Cases of a group that are to run: those asked for with what they are compared with, or all.
 
     Args:
         group: a key of ``GROUPS``.
-        only: names of cases; empty for all.
-        embedded: whether the embedded bundle belongs to this model.
+        only: names of cases; empty for what ``make bench`` runs with this model.
+        model: a key of ``MODELS``.
     """
-    names = tuple(name for name in GROUPS[group] if embedded or name != "embedded-1")
+    spec = GROUPS[group]
+    names = tuple(name for name in spec.cases if name != "embedded-1" or model == "roads")
+    if not only and model not in spec.models:
+        return ()
     wanted = {name for name in names if name != "plain" and (not only or name in only)}
     if not wanted:
         return ("plain",) if group == "last" and "plain" in only else ()
-    bases = {"plain", *(_base(name) for name in wanted)}
+    bases = {names[0], *(base_of(name) for name in wanted)}
     return tuple(name for name in names if name in wanted | bases)
 
 
-def _base(case: str) -> str:
-    return case.replace("eager-", "explain-")
+def base_of(case: str) -> str:
+    """The explanation of ours that a case is held against; itself for one of these."""
+    for prefix in ("eager-", "int8-"):
+        if case.startswith(prefix):
+            return f"explain-{case.removeprefix(prefix)}"
+    return case

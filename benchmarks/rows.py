@@ -6,39 +6,53 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from benchmarks.memory import PeakMemory
-from benchmarks.registry import CASES, LIMITS
+from benchmarks.registry import CASES, ITS_P50, LIMITS, SECOND, Limit
 from benchmarks.timing import Timings
 
-__all__ = ["RESULTS", "Row", "append", "memory_row", "newest", "read", "timing_rows"]
+if TYPE_CHECKING:
+    from benchmarks.gate import Case
+    from benchmarks.memory import PeakMemory
 
-RESULTS = Path(__file__).parent / "results"
+__all__ = ["CPU_ROWS", "GPU_ROWS", "Row", "append", "memory_row", "missing_row", "newest", "read", "timing_rows"]
+
+_RESULTS: Final = Path(__file__).parent / "results"
+CPU_ROWS: Final = _RESULTS / "cpu.jsonl"
+GPU_ROWS: Final = _RESULTS / "gpu.jsonl"
 _DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured case.
+    """One case that was measured, or that was not (then ``note`` says why and the figures are None).
 
     Attributes:
         run: when it was started, UTC; the same for all rows of a run.
-        machine, versions, commit, dirty: where it comes from (``environment``).
-        bundle_hash: of the exported bundle.
+        machine: CPU, CPUs, memory, operating system, load before the run, GPUs with driver (``environment``).
+        versions: of Python and the libraries.
+        commit, dirty: of the sources; whether there were changes to them.
         model: short name.
         group: cases that ran side by side.
         case: a key of ``registry.CASES``, or "memory".
         batch, prompts: B and P.
-        threads: of every engine.
+        engine: what ran it, as it names itself.
+        precision: of its arithmetic.
+        threads: of every engine on the CPU; None on a GPU.
+        bundle_hash: of the bundle that it read; None without one.
         rounds: counted rounds.
-        median_ms, p99_ms, min_ms: of the case; None for memory.
-        ratio: median of the per-round ratio to the plain encoder of the same group.
-        over: the case that the limit compares with; None without a limit.
-        compared: ratio to that case; for memory peak / limit.
+        p50_ms, p95_ms, p99_ms, min_ms: over the rounds, of the whole batch.
+        images_per_second: at the median.
+        base, ratio: the group's first case, and the median of the per-round ratio to it.
+        over: what the limit compares with; None without a limit.
+        compared: ratio to that; for memory peak / limit.
         bound, holds: the limit, and whether it is met.
-        error: largest relative error against autograd.
+        error: largest relative error against the oracle.
+        bytes_moved: least bytes that it can move: every input once, every output once.
+        bandwidth: those bytes per second over a copy's, 0..1.
+        launches, device_ms: kernels of one call, and the time that they take on the GPU.
         peak_bytes, weights_bytes: memory only.
+        note: why there is no figure, or what is special about it.
     """
 
     run: str
@@ -46,66 +60,121 @@ class Row:
     versions: dict[str, str]
     commit: str | None
     dirty: bool | None
-    bundle_hash: str
     model: str
     group: str
     case: str
     batch: int
     prompts: int
-    threads: int
-    rounds: int = 1
-    median_ms: float | None = None
+    engine: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    bundle_hash: str | None = None
+    rounds: int = 0
+    p50_ms: float | None = None
+    p95_ms: float | None = None
     p99_ms: float | None = None
     min_ms: float | None = None
+    images_per_second: float | None = None
+    base: str | None = None
     ratio: float | None = None
     over: str | None = None
     compared: float | None = None
     bound: float | None = None
     holds: bool | None = None
     error: float | None = None
+    bytes_moved: int | None = None
+    bandwidth: float | None = None
+    launches: int | None = None
+    device_ms: float | None = None
     peak_bytes: int | None = None
     weights_bytes: int | None = None
+    note: str | None = None
 
 
 def timing_rows(
-    origin: Mapping[str, Any], model: str, group: str, timings: Timings, errors: Mapping[str, float]
+    origin: Mapping[str, Any],
+    model: str,
+    group: str,
+    timings: Timings,
+    cases: Mapping[str, Case],
+    errors: Mapping[str, float],
+    *,
+    batch: int = 1,
+    limits: Iterable[Limit] | None = None,
 ) -> list[Row]:
     """Rows of one group.
 
     Args:
-        origin: run, machine, versions, commit, dirty, bundle_hash, threads.
+        origin: run, machine, versions, commit, dirty, threads.
         model, group: short names.
-        timings: of all cases of the group, the plain encoder among them.
+        timings: of the cases; the first is what the others are compared with.
+        cases: by name, what was timed.
         errors: case -> relative error.
+        batch: B.
+        limits: wanted ratios; by default those of the model.
     """
+    base = next(iter(timings.wall_ms))
+    wanted = [x for x in (LIMITS.get(model, ()) if limits is None else limits) if x.batch in (None, batch)]
     rows = []
-    for case in timings.wall_ms:
-        limit = next((x for x in LIMITS.get(model, ()) if x.case == case and x.over in timings.wall_ms), None)
-        compared = None if limit is None else timings.ratio(case, limit.over)
+    for name in timings.wall_ms:
+        case = cases[name]
+        repeats = case.repeats
+        p50_ms = timings.percentile_ms(name, 50) / repeats
         rows.append(
             Row(
                 **origin,
                 model=model,
                 group=group,
-                case=case,
-                batch=1,
-                prompts=CASES[case].prompts,
+                case=name,
+                batch=batch,
+                prompts=case.spec.prompts,
+                engine=case.provider,
+                precision=case.precision,
+                bundle_hash=case.bundle_hash,
                 rounds=timings.rounds,
-                median_ms=round(timings.median_ms(case), _DIGITS),
-                p99_ms=round(timings.p99_ms(case), _DIGITS),
-                min_ms=round(timings.min_ms(case), _DIGITS),
-                ratio=round(timings.ratio(case, "plain"), _DIGITS),
-                over=None if limit is None else limit.over,
-                compared=None if compared is None else round(compared, _DIGITS),
-                bound=None if limit is None else limit.bound,
-                holds=None if limit is None or compared is None else limit.holds(compared),
-                error=errors[case],
+                p50_ms=round(p50_ms, _DIGITS),
+                p95_ms=round(timings.percentile_ms(name, 95) / repeats, _DIGITS),
+                p99_ms=round(timings.percentile_ms(name, 99) / repeats, _DIGITS),
+                min_ms=round(timings.percentile_ms(name, 0) / repeats, _DIGITS),
+                images_per_second=round(1e3 * batch / p50_ms, 2),
+                base=base,
+                ratio=round(timings.ratio(name, base), _DIGITS),
+                error=errors[name],
+                **_limit(group, name, timings, wanted),
             )
         )
     return rows
 
 
-def memory_row(origin: Mapping[str, Any], model: str, memory: PeakMemory) -> Row:
+def _limit(group: str, case: str, timings: Timings, limits: Iterable[Limit]) -> dict[str, Any]:
+    """The fields of a case's limit. A tail is judged where it is measured, by two sessions in turn."""
+    for limit in limits:
+        if limit.case != case or (limit.over == ITS_P50) != (group == "turns"):
+            continue
+        if limit.over == ITS_P50:
+            compared = timings.percentile_ms(case, 99) / timings.percentile_ms(case, 50)
+        elif limit.over == SECOND:
+            compared = timings.percentile_ms(case, 50) / 1e3
+        elif limit.over in timings.wall_ms:
+            compared = timings.ratio(case, limit.over)
+        else:
+            continue
+        holds = limit.holds(compared)
+        return {
+            "over": limit.over,
+            "compared": round(compared, _DIGITS),
+            "bound": round(limit.bound, 4),
+            "holds": holds,
+        }
+    return {}
+
+
+def missing_row(origin: Mapping[str, Any], model: str, group: str, case: str, note: str, *, batch: int = 1) -> Row:
+    """The row of a case without figures."""
+    return Row(**origin, model=model, group=group, case=case, batch=batch, prompts=CASES[case].prompts, note=note)
+
+
+def memory_row(origin: Mapping[str, Any], model: str, memory: PeakMemory, bundle_hash: str) -> Row:
     """The row of a process that explains one image."""
     return Row(
         **origin,
@@ -114,6 +183,8 @@ def memory_row(origin: Mapping[str, Any], model: str, memory: PeakMemory) -> Row
         case="memory",
         batch=1,
         prompts=1,
+        bundle_hash=bundle_hash,
+        rounds=1,
         compared=round(memory.peak_bytes / memory.limit_bytes, _DIGITS),
         bound=1.0,
         holds=memory.holds,
@@ -122,23 +193,21 @@ def memory_row(origin: Mapping[str, Any], model: str, memory: PeakMemory) -> Row
     )
 
 
-def append(rows: Iterable[Row], folder: Path = RESULTS) -> Path:
-    """Append rows to the results."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "cpu.jsonl"
+def append(rows: Iterable[Row], path: Path) -> None:
+    """Append rows to a file of results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(asdict(row)) + "\n")
-    return path
 
 
-def read(folder: Path = RESULTS) -> list[Row]:
-    """All rows, oldest first; fields of later versions are left out."""
+def read(path: Path) -> list[Row]:
+    """All rows of a file, oldest first, none where there is no file; fields of later versions are left out."""
+    if not path.is_file():
+        return []
     known = {field.name for field in fields(Row)}
-    rows = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text("utf-8").splitlines():
-            rows.append(Row(**{key: value for key, value in json.loads(line).items() if key in known}))
+    lines = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+    rows = [Row(**{key: value for key, value in line.items() if key in known}) for line in lines]
     return sorted(rows, key=lambda row: row.run)
 
 

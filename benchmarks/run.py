@@ -2,106 +2,108 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from benchmarks import environment, memory, report
+from benchmarks import cold, environment, memory, report
 from benchmarks.bundles import BenchModel, prepare
 from benchmarks.cases import Bench
-from benchmarks.gate import GateError
-from benchmarks.registry import CASES, GROUPS, MODELS, configuration, select
-from benchmarks.rows import Row, append, memory_row, timing_rows
-from benchmarks.timing import Plan, interleave
-from eyeshine.engine import CpuOptions
+from benchmarks.measure import FAILED, measure
+from benchmarks.models import configuration
+from benchmarks.registry import CASES, GROUPS, MODELS, Group, select
+from benchmarks.rows import CPU_ROWS, Row, append, memory_row
+from benchmarks.timing import Plan
+from benchmarks.workload import Workload
+from eyeshine.engine import CpuOptions, OpenVinoOptions
 from eyeshine.errors import BundleError
 
+_MODELS = [name for name in MODELS if any(name in group.models for group in GROUPS.values())]
 _BUSY = 0.5  # processes that ran or waited during the last minute
-_OUT = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def main(
-    model: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(MODELS)}; all by default.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(MODELS)}; all but l14 by default.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these cases (and what they are compared with).")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of a group at most.")] = Plan.rounds,
-    budget_s: Annotated[float, typer.Option(min=0, help="No further round of a group after that.")] = Plan.budget_s,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of a group; the group's own by default.")] = None,
+    budget_s: Annotated[float | None, typer.Option(min=0, help="No further round of a group after that.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Of every engine; 0 for all CPUs.")] = 0,
     save: Annotated[bool, typer.Option(help="Append rows to benchmarks/results/.")] = True,
 ) -> None:
-    """Time explanations beside the plain encoder and beside eager PyTorch, and print a table."""
-    models, cases = model or list(MODELS), only or []
+    """Time explanations beside the plain encoder, OpenVINO and eager PyTorch on the CPU, and print tables."""
+    models, cases = model or _MODELS, only or []
     _known("--model", models, MODELS)
     _known("--only", cases, [*CASES, "memory"])
-    plan = Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest))
     options = CpuOptions(threads)
-    origin: dict[str, Any] = {
-        "run": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": environment.machine(),
-        "versions": environment.versions(),
-        **environment.revision(),
-        "threads": options.threads,
-    }
-    _OUT.print(_describe(origin), soft_wrap=True)
+    origin = {**environment.origin(), "threads": options.threads}
+    print(environment.describe(origin))
     if (origin["machine"]["load_1m"] or 0) > _BUSY:
         # Seen here: beside a training on both cores eager PyTorch took ten times as long, its threads spin for others.
-        _OUT.print("[bold yellow]the machine is busy: ratios are unsteady, those of eager PyTorch mean nothing")
+        print("the machine is busy: ratios are unsteady, those of eager PyTorch mean nothing")
     rows: list[Row] = []
     for name in models:
         try:
             exported = prepare(configuration(name))
         except BundleError as error:
-            _OUT.print(f"{name}: skipped, {error}", soft_wrap=True)
+            print(f"{name}: skipped, {error}")
             continue
-        rows += _measure(name, exported, cases, plan, options, origin)
+        rows += _measure(name, exported, cases, _Asked(rounds, budget_s), options, origin)
     if save and rows:
-        _OUT.print(f"{len(rows)} rows appended to {append(rows).relative_to(Path(__file__).parent.parent)}")
+        append(rows, CPU_ROWS)
+        print(f"{len(rows)} rows appended to benchmarks/results/{CPU_ROWS.name}")
     missed = sum(row.holds is False for row in rows)
-    _OUT.print(f"{sum(row.holds is True for row in rows)} limits met, {missed} missed")
+    print(f"{sum(row.holds is True for row in rows)} limits met, {missed} missed")
+    if any((row.note or "").startswith(FAILED) for row in rows):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line says of the plan of every group."""
+
+    rounds: int | None
+    budget_s: float | None
+
+    def plan(self, group: Group) -> Plan:
+        rounds = self.rounds or group.rounds
+        budget_s = group.budget_s if self.budget_s is None else self.budget_s
+        return Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest))
 
 
 def _measure(
     name: str,
     exported: BenchModel,
     only: Collection[str],
-    plan: Plan,
+    asked: _Asked,
     options: CpuOptions,
     origin: Mapping[str, Any],
 ) -> list[Row]:
     """All groups of one model; each group's sessions go before the next one's come."""
-    known = {**origin, "bundle_hash": exported.two.hash}
+    engines = {
+        "openvino": OpenVinoOptions(options.threads),
+        "openvino-bf16": OpenVinoOptions(options.threads, "bf16"),
+    }
     rows: list[Row] = []
-    for group in GROUPS:
-        selected = select(group, only, embedded=name == "roads")
+    for group, spec in GROUPS.items():
+        selected = select(group, only, name)
         if not selected:
             continue
-        bench = Bench(exported, options)
-        made = {case: bench.make(CASES[case]) for case in selected}
-        try:
-            errors = {case: made[case].check() for case in selected}
-        except GateError as error:
-            _OUT.print(f"[bold red]{name}: not measured: {error}", soft_wrap=True)
-            raise typer.Exit(1) from None
-        timings = interleave({case: made[case].run for case in selected}, plan)
-        found = timing_rows(known, name, group, timings, errors)
+        plan = asked.plan(spec)
+        if group == "cold":
+            found = cold.rows(origin, name, options.threads, plan.rounds)
+        else:
+            bench = Bench(exported, Workload(exported.source), exported.full(), options, engines)
+            found = measure(bench.make, selected, plan, origin, name, group)
         rows += found
-        _OUT.print(report.table(f"{exported.name}, {group}: {timings.rounds} rounds side by side, B=1", found))
+        print(report.table(f"{exported.name}, {group}: {found[0].rounds} rounds side by side, B=1", found))
     if name == "b16" and (not only or "memory" in only):
-        row = memory_row(known, name, memory.measure(exported.two.folder, options.threads))
+        bundle = exported.full()
+        row = memory_row(origin, name, memory.measure(bundle.folder, options.threads), bundle.hash)
         rows.append(row)
-        _OUT.print(report.table(f"{exported.name}: a process that explains one image", [row]))
+        print(report.table(f"{exported.name}: a process that explains one image", [row]))
     return rows
-
-
-def _describe(origin: Mapping[str, Any]) -> str:
-    machine, versions = origin["machine"], origin["versions"]
-    commit = (origin["commit"] or "no commit")[:12] + (" with changes" if origin["dirty"] else "")
-    listed = ", ".join(f"{key} {value}" for key, value in versions.items())
-    return f"{machine['cpu']}, {machine['cpus']} CPUs, {origin['threads']} threads, {machine['os']}; {listed}; {commit}"
 
 
 def _known(option: str, given: Collection[str], allowed: Collection[str]) -> None:

@@ -47,14 +47,9 @@ class Timings:
     def rounds(self) -> int:
         return len(next(iter(self.wall_ms.values())))
 
-    def median_ms(self, case: str) -> float:
-        return float(np.median(self.wall_ms[case]))
-
-    def p99_ms(self, case: str) -> float:
-        return float(np.percentile(self.wall_ms[case], 99))
-
-    def min_ms(self, case: str) -> float:
-        return float(self.wall_ms[case].min())
+    def percentile_ms(self, case: str, percent: float) -> float:
+        """50 is the median, 0 the least."""
+        return float(np.percentile(self.wall_ms[case], percent))
 
     def ratio(self, case: str, over: str) -> float:
         """Median over the rounds of the two cases' ratio within a round: slow drift of the machine cancels."""
@@ -67,7 +62,7 @@ def interleave(
     """Run all cases round by round.
 
     The order within a round is shuffled (the same way for one seed), because what ran before leaves its mark on the
-    caches and on waiting threads.
+    caches and on waiting threads. Two cases run in turn.
 
     Args:
         cases: name -> what to run.
@@ -86,7 +81,8 @@ def interleave(
             counted = number - plan.warmup
             if counted >= plan.fewest and clock() - began > plan.budget_s:
                 break
-            shuffle(order)
+            if len(order) > 2:
+                shuffle(order)
             for name in order:
                 started = clock()
                 cases[name]()
