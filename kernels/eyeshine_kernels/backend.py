@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Final, Literal, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias, get_args
 
-__all__ = ["INTERPRET_VARIABLE", "Backend", "KernelError", "interpreting", "next_power_of_2", "resolve"]
+import numpy as np
+
+__all__ = ["INTERPRET_VARIABLE", "Backend", "KernelError", "check_kind", "interpreting", "next_power_of_2", "resolve"]
 
 Backend: TypeAlias = Literal["reference", "triton"]
 
 # Triton reads it when a kernel is decorated, so it has to be set before the first import of a kernel module.
 INTERPRET_VARIABLE: Final = "TRITON_INTERPRET"
+
+_DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
 class KernelError(RuntimeError):
@@ -62,6 +67,43 @@ def _require_triton() -> None:
             f"build of torch and a driver, or take backend 'reference'; for tests, {INTERPRET_VARIABLE}=1 set before "
             "the first import of a kernel runs it on the CPU, slowly"
         )
+
+
+def check_kind(named: Mapping[str, Any], backend: Backend) -> None:
+    """Check that inputs are what a backend computes on: NumPy arrays of floats, or contiguous tensors on one GPU.
+
+    Args:
+        named: inputs by name; the first says which device.
+        backend: resolved.
+
+    Raises:
+        KernelError: an input of another kind, dtype, layout or device.
+    """
+    if backend == "triton":
+        _check_tensors(named)
+        return
+    for name, entry in named.items():
+        if not isinstance(entry, np.ndarray) or entry.dtype.kind != "f":
+            got = entry.dtype if isinstance(entry, np.ndarray) else type(entry).__name__
+            raise KernelError(f"{name}: got {got}, backend 'reference' takes NumPy arrays of floats")
+
+
+def _check_tensors(named: Mapping[str, Any]) -> None:
+    import torch
+
+    allowed = {getattr(torch, dtype) for dtype in _DTYPES}
+    first, leading = next(iter(named.items()))
+    for name, entry in named.items():
+        if not isinstance(entry, torch.Tensor):
+            raise KernelError(f"{name}: got {type(entry).__name__}, backend 'triton' takes torch tensors")
+        if entry.dtype not in allowed:
+            raise KernelError(f"{name}: got {entry.dtype}, allowed {', '.join(_DTYPES)}")
+        if not entry.is_contiguous():
+            raise KernelError(f"{name}: got strides {entry.stride()}, allowed contiguous only; call .contiguous()")
+        if entry.device != leading.device:
+            raise KernelError(f"{name}: got device {entry.device}, {first} is on {leading.device}")
+        if not entry.is_cuda and not interpreting():
+            raise KernelError(f"{name}: got device {entry.device}, backend 'triton' takes CUDA tensors")
 
 
 def next_power_of_2(number: int) -> int:

@@ -21,7 +21,7 @@ EVERY = [
 
 
 def inputs(images, prompts, blocks, heads, depth, patches, options, *, weights=None, spatial=False, seed=0):
-    """Named random arrays, float32; ``weights`` is None, "shared" or "blocks"."""
+    """Named random arrays, float32; ``weights`` is None, "shared", "blocks" or "prompts"."""
     random = np.random.default_rng(seed)
     tokens, width = patches + options.first_patch, heads * depth
     named = {
@@ -32,7 +32,8 @@ def inputs(images, prompts, blocks, heads, depth, patches, options, *, weights=N
         named["attention"] = random.dirichlet(np.ones(max(tokens, 1)), (images, blocks, heads))[..., :tokens]
     if weights:
         # Negative ones too: nothing says that a head's weight is positive.
-        named["head_weights"] = random.standard_normal((heads,) if weights == "shared" else (blocks, heads))
+        sizes = {"shared": (heads,), "blocks": (blocks, heads), "prompts": (images, prompts, blocks, heads)}
+        named["head_weights"] = random.standard_normal(sizes[weights])
     if spatial:
         named["patch_weights"] = random.random((images, blocks, patches))
     return {name: array.astype(np.float32) for name, array in named.items()}
@@ -67,7 +68,7 @@ def slow(named, heads, options):
             if options.head_relu:
                 term = max(term, 0.0)
             if "head_weights" in named:
-                term *= np.broadcast_to(named["head_weights"], (blocks, heads))[k, h]
+                term *= np.broadcast_to(named["head_weights"], (images, prompts, blocks, heads))[b, p, k, h]
             total += term / heads if options.mean_heads else term
         total = total if options.signed else max(total, 0.0)
         out[b, p, k, i] = total * (named["patch_weights"][b, k, i] if "patch_weights" in named else 1)
@@ -75,7 +76,9 @@ def slow(named, heads, options):
 
 
 @pytest.mark.parametrize("options", EVERY, ids=str)
-@pytest.mark.parametrize(("weights", "spatial"), [(None, True), ("shared", False), ("blocks", True)])
+@pytest.mark.parametrize(
+    ("weights", "spatial"), [(None, True), ("shared", False), ("blocks", True), ("prompts", False)]
+)
 def test_reference_is_the_equation(options, weights, spatial, assert_close):
     named = inputs(2, 3, 2, 3, 4, 5, options, weights=weights, spatial=spatial)
     got = relevance(**named, heads=3, options=options)
@@ -163,7 +166,7 @@ def test_kernel_on_any_shape_and_dtype(shape, preset, dtype, device, assert_clos
     check_kernel(device, dtype, shape, PRESETS[preset], assert_close, poisoned, spatial=True)
 
 
-@pytest.mark.parametrize("weights", [None, "shared", "blocks"])
+@pytest.mark.parametrize("weights", [None, "shared", "blocks", "prompts"])
 def test_kernel_weighs_heads(weights, device, assert_close, poisoned):
     shape = (2, 2, 3, 4, 4, 6)
     check_kernel(device, torch.float32, shape, PRESETS["grad_eclip"], assert_close, poisoned, weights=weights)
@@ -260,7 +263,10 @@ WRONG = {
         {"options": "chefer", "attention": ZEROS((2, 1, 2, 5), np.float32)},
         r"attention: got \(2, 1, 2, 5\), allowed \(2, 1, 2, 6\)",
     ),
-    "head-weights": ({"head_weights": ZEROS(3, np.float32)}, r"head_weights: got \(3,\), allowed \(2,\) or \(1, 2\)"),
+    "head-weights": (
+        {"head_weights": ZEROS(3, np.float32)},
+        r"head_weights: got \(3,\), allowed \(2,\) or \(1, 2\)",
+    ),
     "lambda": ({"patch_weights": ZEROS((2, 1, 6), np.float32)}, r"patch_weights: got \(2, 1, 6\)"),
     "preset": ({"options": "legrad"}, "unknown relevance preset: got 'legrad'"),
     "integers": ({"values": ZEROS((2, 1, 6, 8), np.int64)}, "values: got int64"),

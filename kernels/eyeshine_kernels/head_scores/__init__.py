@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine_kernels.backend import Backend, KernelError, interpreting, resolve
+from eyeshine_kernels.backend import Backend, KernelError, check_kind, resolve
 from eyeshine_kernels.head_scores.options import HeadScoreOptions, HeadScores, Penalty, Strategy
 from eyeshine_kernels.head_scores.reference import head_scores_reference
 
@@ -19,7 +19,6 @@ __all__ = ["HeadScoreOptions", "HeadScores", "Penalty", "Strategy", "head_scores
 Array = NDArray[np.floating]
 T = TypeVar("T", bound="Array | Tensor")
 
-_DTYPES: Final = ("float32", "float16", "bfloat16")
 _DEFAULT: Final = HeadScoreOptions()
 
 
@@ -67,40 +66,13 @@ def head_scores(
     chosen = resolve(backend)
     named: dict[str, Any] = {"attention": attention, "values": values, "projection": projection, "text": text}
     named |= {name: entry for name, entry in (("scale", scale), ("offset", offset)) if entry is not None}
-    if chosen == "reference":
-        _check_arrays(named)
-    else:
-        _check_tensors(named)
+    check_kind(named, chosen)
     _check_shapes({name: tuple(entry.shape) for name, entry in named.items()}, options)
     if chosen == "reference":
         return head_scores_reference(**named, options=options)  # type: ignore[return-value]
     from eyeshine_kernels.head_scores.kernel import launch
 
     return launch(**named, options=options)  # type: ignore[return-value]
-
-
-def _check_arrays(named: dict[str, Any]) -> None:
-    for name, entry in named.items():
-        if not isinstance(entry, np.ndarray) or entry.dtype.kind != "f":
-            got = entry.dtype if isinstance(entry, np.ndarray) else type(entry).__name__
-            raise KernelError(f"{name}: got {got}, backend 'reference' takes NumPy arrays of floats")
-
-
-def _check_tensors(named: dict[str, Any]) -> None:
-    import torch
-
-    allowed = {getattr(torch, dtype) for dtype in _DTYPES}
-    for name, entry in named.items():
-        if not isinstance(entry, torch.Tensor):
-            raise KernelError(f"{name}: got {type(entry).__name__}, backend 'triton' takes torch tensors")
-        if entry.dtype not in allowed:
-            raise KernelError(f"{name}: got {entry.dtype}, allowed {', '.join(_DTYPES)}")
-        if not entry.is_contiguous():
-            raise KernelError(f"{name}: got strides {entry.stride()}, allowed contiguous only; call .contiguous()")
-        if entry.device != named["attention"].device:
-            raise KernelError(f"{name}: got device {entry.device}, attention is on {named['attention'].device}")
-        if not entry.is_cuda and not interpreting():
-            raise KernelError(f"{name}: got device {entry.device}, backend 'triton' takes CUDA tensors")
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], options: HeadScoreOptions) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine_kernels.backend import Backend, KernelError, interpreting, resolve
+from eyeshine_kernels.backend import Backend, KernelError, check_kind, resolve
 from eyeshine_kernels.relevance.options import PRESETS, RelevanceOptions
 from eyeshine_kernels.relevance.reference import relevance_reference
 
@@ -18,8 +18,6 @@ __all__ = ["PRESETS", "RelevanceOptions", "relevance", "relevance_reference"]
 
 Array = NDArray[np.floating]
 T = TypeVar("T", bound="Array | Tensor")
-
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def relevance(
@@ -46,7 +44,8 @@ def relevance(
         heads: H, a divisor of D.
         options: p, phi, phi_out, scale; or the name of a preset.
         attention: A, [B, K, H, T], of the class token; needed where p = 1 and refused where p = 0.
-        head_weights: w, [H], or [K, H] for weights of every block; 1 where absent.
+        head_weights: w, [H], [K, H] for weights of every block, or [B, P, K, H] for those that ``head_scores`` chose;
+            1 where absent.
         patch_weights: lambda, [B, K, N]; 1 where absent.
         backend: "reference" takes and returns NumPy arrays; "triton" contiguous torch tensors of fp32, fp16 or bf16,
             all on one device, and stays there without waiting for it. None is "reference".
@@ -67,10 +66,7 @@ def relevance(
         "patch_weights": patch_weights,
     }
     named = {name: entry for name, entry in named.items() if entry is not None}
-    if chosen == "reference":
-        _check_arrays(named)
-    else:
-        _check_tensors(named)
+    check_kind(named, chosen)
     _check_shapes(named, heads, setting)
     if chosen == "reference":
         return relevance_reference(**named, heads=heads, options=setting)  # type: ignore[return-value]
@@ -79,36 +75,12 @@ def relevance(
     return launch(**named, heads=heads, options=setting)  # type: ignore[return-value]
 
 
-def _check_arrays(named: dict[str, Any]) -> None:
-    for name, entry in named.items():
-        if not isinstance(entry, np.ndarray) or entry.dtype.kind != "f":
-            got = entry.dtype if isinstance(entry, np.ndarray) else type(entry).__name__
-            raise KernelError(f"{name}: got {got}, backend 'reference' takes NumPy arrays of floats")
-
-
-def _check_tensors(named: dict[str, Any]) -> None:
-    import torch
-
-    allowed = {getattr(torch, dtype) for dtype in _DTYPES}
-    for name, entry in named.items():
-        if not isinstance(entry, torch.Tensor):
-            raise KernelError(f"{name}: got {type(entry).__name__}, backend 'triton' takes torch tensors")
-        if entry.dtype not in allowed:
-            raise KernelError(f"{name}: got {entry.dtype}, allowed {', '.join(_DTYPES)}")
-        if not entry.is_contiguous():
-            raise KernelError(f"{name}: got strides {entry.stride()}, allowed contiguous only; call .contiguous()")
-        if entry.device != named["gradient"].device:
-            raise KernelError(f"{name}: got device {entry.device}, gradient is on {named['gradient'].device}")
-        if not entry.is_cuda and not interpreting():
-            raise KernelError(f"{name}: got device {entry.device}, backend 'triton' takes CUDA tensors")
-
-
 def _check_shapes(named: dict[str, Any], heads: int, options: RelevanceOptions) -> None:
     shapes = {name: tuple(entry.shape) for name, entry in named.items()}
     gradient, values = shapes["gradient"], shapes["values"]
     if len(gradient) != 4 or len(values) != 4:
         raise KernelError(f"got gradient {gradient} and values {values}, allowed [B, P, K, D] and [B, K, T, D]")
-    images, _, blocks, width = gradient
+    images, prompts, blocks, width = gradient
     tokens = values[2]
     if values != (images, blocks, tokens, width):
         raise KernelError(f"values: got {values}, gradient {gradient} allows [{images}, {blocks}, T, {width}]")
@@ -121,7 +93,7 @@ def _check_shapes(named: dict[str, Any], heads: int, options: RelevanceOptions) 
         raise KernelError(f"attention: {needed} where attention_power is {options.attention_power}")
     allowed: dict[str, tuple[tuple[int, ...], ...]] = {
         "attention": ((images, blocks, heads, tokens),),
-        "head_weights": ((heads,), (blocks, heads)),
+        "head_weights": ((heads,), (blocks, heads), (images, prompts, blocks, heads)),
         "patch_weights": ((images, blocks, tokens - options.first_patch),),
     }
     for name, choices in allowed.items():

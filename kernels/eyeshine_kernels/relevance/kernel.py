@@ -30,7 +30,7 @@ def relevance_kernel(
     gradient,  # pointer, g, (B, P, K, H * depth)
     values,  # pointer, V, (B, K, first_patch + N, H * depth)
     attention,  # pointer, A, (B, K, H, first_patch + N), or None where p = 0
-    head_weights,  # pointer, w, (H,) or (K, H), or None
+    head_weights,  # pointer, w, (H,), (K, H) or (B, P, K, H), or None
     patch_weights,  # pointer, lambda, (B, K, N), or None
     out,  # pointer, (B, P, K, N), float32
     prompts,  # P
@@ -43,6 +43,7 @@ def relevance_kernel(
     FIRST_PATCH: tl.constexpr,  # 1 with a class token, else 0
     HEAD_RELU: tl.constexpr,  # phi
     SIGNED: tl.constexpr,  # phi_out is the identity
+    PER_PROMPT: tl.constexpr,  # w is (B, P, K, H)
     UPCAST: tl.constexpr,  # multiply in fp32 instead of the dtype of gradient and values
     BLOCK_P: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -93,7 +94,11 @@ def relevance_kernel(
             # Not tl.maximum, which turns a NaN into 0 and hides that an engine went wrong.
             evidence = tl.where(evidence <= 0.0, 0.0, evidence)
         if head_weights is not None:
-            evidence *= tl.load(head_weights + block * weight_stride + head).to(tl.float32)
+            if PER_PROMPT:
+                row = head_weights + ((image * prompts + prompt) * blocks + block) * heads + head
+                evidence *= tl.load(row, mask=has_prompt, other=0.0).to(tl.float32)[:, None]
+            else:
+                evidence *= tl.load(head_weights + block * weight_stride + head).to(tl.float32)
         total += evidence
     total *= scale
     if not SIGNED:
@@ -156,6 +161,7 @@ def launch(
             FIRST_PATCH=options.first_patch,
             HEAD_RELU=options.head_relu,
             SIGNED=options.signed,
+            PER_PROMPT=head_weights is not None and head_weights.ndim == 4,
             UPCAST=upcast,
             BLOCK_P=block_p,
             BLOCK_N=block_n,
@@ -166,7 +172,9 @@ def launch(
     return out
 
 
-def _variant(element: str, *, attention: bool, weights: bool, signed: bool, head_relu: bool) -> dict[str, object]:
+def _variant(
+    element: str, *, attention: bool, weights: bool, signed: bool, head_relu: bool, per_prompt: bool = False
+) -> dict[str, object]:
     """Signature (argument name to type) and constants of one ahead-of-time compilation."""
     signature = {"gradient": f"*{element}", "values": f"*{element}", "out": "*fp32", "scale": "fp32"}
     signature |= dict.fromkeys(("prompts", "blocks", "patches", "heads", "depth", "weight_stride"), "i32")
@@ -174,6 +182,7 @@ def _variant(element: str, *, attention: bool, weights: bool, signed: bool, head
         "FIRST_PATCH": 1,
         "HEAD_RELU": head_relu,
         "SIGNED": signed,
+        "PER_PROMPT": per_prompt,
         "UPCAST": False,
         "BLOCK_P": _LEAST,
         "BLOCK_N": _MOST_PATCHES,
@@ -198,4 +207,7 @@ AOT = {
         f"relevance_full_{element}": _variant(element, attention=True, weights=True, signed=True, head_relu=True)
         for element in ("fp32", "fp16", "bf16")
     },
+    "relevance_heads_fp32": _variant(
+        "fp32", attention=False, weights=True, signed=False, head_relu=False, per_prompt=True
+    ),
 }

@@ -32,7 +32,7 @@ def relevance_reference(
         heads: H.
         options: p, phi, phi_out, scale (1 or 1/H), whether there is a class token.
         attention: A, [B, K, H, T].
-        head_weights: w, [H] or [K, H].
+        head_weights: w, [H], [K, H] or [B, P, K, H].
         patch_weights: lambda, [B, K, N].
 
     Returns:
@@ -51,7 +51,11 @@ def relevance_reference(
     if options.head_relu:
         evidence = np.maximum(evidence, 0)
     if head_weights is not None:
-        evidence = evidence * head_weights.astype(dtype, copy=False)[..., None, None]
+        weights = head_weights.astype(dtype, copy=False)
+        # [B, P, K, H] to [B, K, H, P, 1]; [H] and [K, H] to [.., 1, 1].
+        evidence = evidence * (
+            weights.transpose(0, 2, 3, 1)[..., None] if weights.ndim == 4 else weights[..., None, None]
+        )
     total = evidence.sum(axis=2) * dtype.type(options.scale(heads))
     if not options.signed:
         total = np.maximum(total, 0)
