@@ -109,9 +109,10 @@ def _spread(
 ) -> Array:
     """``r = up(R down(e))``, [N, P]: relevance e, [P, N], spread along ``R = softmax(f f^T / temperature)``."""
     cells = _resize(centre, rows[0], columns[0])
-    cells = cells / np.maximum(np.sqrt(np.einsum("md,md->m", cells, cells)), least)[:, None]
-    # 1 is the largest cosine, so nothing overflows and no maximum has to be found.
     relations = cells @ cells.T
+    inverses = 1 / np.maximum(np.sqrt(np.diagonal(relations)), least)
+    relations *= inverses[:, None] * inverses
+    # 1 is the largest cosine, so nothing overflows and no maximum has to be found.
     relations -= 1
     relations /= temperature
     np.exp(relations, out=relations)
