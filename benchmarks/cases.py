@@ -21,7 +21,7 @@ from eyeshine.bundle import Bundle
 from eyeshine.engine import CudaOptions, EngineOptions, Session, TensorRtOptions
 from eyeshine.errors import EngineError
 from eyeshine.methods import BlockSignals, GradEclip
-from eyeshine.signals import SIGNALS, last_blocks
+from eyeshine.signals import last_blocks
 from eyeshine_kernels.backend import Backend
 
 __all__ = ["Bench"]
@@ -30,7 +30,6 @@ _PHOTO = (480, 640, 3)
 _TEXT = "a car"  # known to the embedded model; times do not depend on it, its vector is cached
 _METHOD = GradEclip()
 _SIGNALS = ("similarity", *sorted(_METHOD.signals))
-_K = {name: SIGNALS[name].dims.index("K") for name in _METHOD.signals}
 
 
 @dataclass
@@ -139,7 +138,7 @@ class Bench:
 
         def run() -> Mapping[str, Any]:
             out = _run(session, options, inputs, _SIGNALS)
-            last = {name: last_blocks(name, out[name], 1).squeeze(_K[name]) for name in _METHOD.signals}
+            last = {name: last_blocks(name, out[name], 1) for name in _METHOD.signals}
             maps = _METHOD.maps(BlockSignals(backend=backend, **last), spec.prompts)
             eager.synchronize(options.device_type)
             return {**out, "maps": maps}

@@ -20,7 +20,7 @@ from eyeshine.methods import BlockSignals, Method
 from eyeshine.preprocess import Preprocess
 from eyeshine.request import Clock, Request, as_list, make_request
 from eyeshine.sessions import Sessions
-from eyeshine.signals import SIGNALS, last_blocks
+from eyeshine.signals import last_blocks
 from eyeshine.targets import Against
 from eyeshine.texts import TextEncoder, check_texts
 from eyeshine.tokenizer import Tokenizer
@@ -223,7 +223,7 @@ class Explainer:
         clock.lap("preprocess")
         vectors = self.texts.encode(request.target.prompts, truncate=truncate)
         clock.lap("text")
-        graph = self.bundle.cheapest(request.method.signals | {"similarity"})
+        graph = self.bundle.cheapest(request.method.signals | {"similarity"}, request.method.blocks)
         session = self._session(graph)
         clock.lap("load")
         outputs = ["similarity", *sorted(request.method.signals)]
@@ -231,11 +231,11 @@ class Explainer:
 
     def _maps(self, request: Request, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind."""
-        last = {name: _last_block(name, outputs[name]) for name in request.method.signals if SIGNALS[name].per_block}
-        if "gradient" in last:
-            last["gradient"] = request.target.combine(last["gradient"])
-        count = len(request.texts)
-        maps = request.method.maps(BlockSignals(**last, backend=self.backend), count)
+        method, count = request.method, len(request.texts)
+        read = {name: last_blocks(name, outputs[name], method.blocks) for name in method.signals}
+        if "gradient" in read:
+            read["gradient"] = request.target.combine(read["gradient"])
+        maps = method.maps(BlockSignals(**read, backend=self.backend), count)
         return maps.reshape(len(request.photos), count, *self.bundle.manifest.grid)
 
     def _facts(self, call: _Call, provider: str) -> dict[str, Any]:
@@ -267,11 +267,6 @@ class _Call:
     inputs: dict[str, NDArray[np.generic]]
     outputs: list[str]
     clock: Clock
-
-
-def _last_block(name: str, signal: Any) -> Any:
-    """The last explained block of a signal, its K axis dropped; NumPy's or torch's, as it came."""
-    return last_blocks(name, signal, 1).squeeze(SIGNALS[name].dims.index("K"))
 
 
 def _checked_backend(backend: Backend, options: EngineOptions) -> Backend:

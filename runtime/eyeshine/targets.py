@@ -36,11 +36,12 @@ class Target:
     weights: NDArray[np.float32] | None
 
     def combine(self, gradient: Any) -> Any:
-        """[B, len(prompts), D] -> [B, P, D]; NumPy's or torch's, as it came."""
+        """[B, len(prompts), ...] -> [B, P, ...]; NumPy's or torch's, as it came."""
         if self.weights is None:
             return gradient
         weights = self.weights if isinstance(gradient, np.ndarray) else gradient.new_tensor(self.weights)
-        return weights @ gradient
+        images, prompts, *rest = gradient.shape
+        return (weights @ gradient.reshape(images, prompts, -1)).reshape(images, len(weights), *rest)
 
 
 def make_target(texts: Sequence[str], against: Against) -> Target:

@@ -90,17 +90,17 @@ def signals(images=2, prompts=3, heads=4, depth=5, patches=7):
     random = np.random.default_rng(1)
     width, tokens = heads * depth, patches + 1
     return BlockSignals(
-        spatial_weights=random.random((images, patches), dtype=np.float32),
-        values=random.standard_normal((images, tokens, width)).astype(np.float32),
-        class_attention=random.dirichlet(np.ones(tokens), (images, heads)).astype(np.float32),
-        gradient=random.standard_normal((images, prompts, width)).astype(np.float32),
+        spatial_weights=random.random((images, 1, patches), dtype=np.float32),
+        values=random.standard_normal((images, 1, tokens, width)).astype(np.float32),
+        class_attention=random.dirichlet(np.ones(tokens), (images, 1, heads)).astype(np.float32),
+        gradient=random.standard_normal((images, prompts, 1, width)).astype(np.float32),
     )
 
 
 def test_grad_eclip_is_a_setting(assert_close):
     block = signals()
-    shared = {"gradient": block.gradient[:, :, None], "values": block.values[:, None]}
-    got = relevance(**shared, heads=4, options="grad_eclip", patch_weights=block.spatial_weights[:, None])
+    shared = {"gradient": block.gradient, "values": block.values}
+    got = relevance(**shared, heads=4, options="grad_eclip", patch_weights=block.spatial_weights)
     assert_close(got[:, :, 0], GradEclip().maps(block, 3))
     got = relevance(**shared, heads=4, options="grad_eclip")
     assert_close(got[:, :, 0], GradEclip(spatial=False).maps(block, 3))
@@ -108,8 +108,8 @@ def test_grad_eclip_is_a_setting(assert_close):
 
 def test_chefer_is_a_setting(assert_close):
     block = signals()
-    shared = {"gradient": block.gradient[:, :, None], "values": block.values[:, None]}
-    got = relevance(**shared, heads=4, options="chefer", attention=block.class_attention[:, None])
+    shared = {"gradient": block.gradient, "values": block.values}
+    got = relevance(**shared, heads=4, options="chefer", attention=block.class_attention)
     assert_close(got[:, :, 0], Chefer().maps(block, 3))
 
 

@@ -57,9 +57,9 @@ def test_maps_are_those_of_the_gradient_by_autograd(explainer):
     normalisation = tiny.normalisation
     signals = explain_reference(tiny.state, tiny.config, pixels, text, 1, normalisation.mean, normalisation.std)
     block = BlockSignals(
-        spatial_weights=signals["spatial_weights"][:, 0].numpy(),
-        values=signals["values"][:, 0].numpy(),
-        gradient=signals["gradient"][:, :, 0].numpy(),
+        spatial_weights=signals["spatial_weights"].numpy(),
+        values=signals["values"].numpy(),
+        gradient=signals["gradient"].numpy(),
     )
     expected = GradEclip().maps(block, 2).reshape(result.maps.shape)
     assert np.abs(result.maps - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -117,11 +117,11 @@ def test_against_is_a_difference_of_gradients(explainer):
     run = session.run(
         {"pixels": pixels, "text": explainer.encode_texts(texts)}, ["gradient", "values", "class_attention"]
     )
-    g = run.outputs["gradient"][:, :, -1]
+    g = run.outputs["gradient"]
     from eyeshine.methods import Chefer
 
     signals = BlockSignals(
-        values=run.outputs["values"][:, -1], class_attention=run.outputs["class_attention"][:, -1],
+        values=run.outputs["values"], class_attention=run.outputs["class_attention"],
         gradient=g[:, :1] - g[:, 1:],
     )  # fmt: skip
     expected = Chefer().maps(signals, 1)
@@ -285,6 +285,7 @@ def test_truncate_accepts_a_long_text(explainer):
 def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explainer):
     class Flow:
         name, signals, uses_text, cost, reference = "flow", frozenset({"patch_tokens"}), True, "patches", ""
+        blocks = 1
 
         def maps(self, signals, prompts):
             raise AssertionError("never reached")
@@ -296,9 +297,10 @@ def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explai
 def test_a_map_that_is_not_finite_never_leaves(explainer):
     class Broken:
         name, signals, uses_text, cost, reference = "broken", frozenset({"class_attention"}), False, "graph", ""
+        blocks = 1
 
         def maps(self, signals, prompts):
-            return np.full((1, prompts, signals.class_attention.shape[2] - 1), np.nan, np.float32)
+            return np.full((1, prompts, signals.class_attention.shape[3] - 1), np.nan, np.float32)
 
     with pytest.raises(Exception, match="not finite"):
         explainer.explain(photo(), ["a dog"], method=Broken())

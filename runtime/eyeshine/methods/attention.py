@@ -16,10 +16,11 @@ class Attention:
 
     name: ClassVar[str] = "attention"
     signals: ClassVar[frozenset[str]] = frozenset({"class_attention"})
+    blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = False
     cost: ClassVar[str] = "graph"
     reference: ClassVar[str] = "the attention row of the class token; a baseline, not an explanation of a text"
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], non-negative, summing to at most 1."""
-        return for_all_prompts(need(signals.class_attention, "class_attention")[:, :, 1:].mean(1), prompts)
+        return for_all_prompts(need(signals.class_attention, "class_attention")[:, 0, :, 1:].mean(1), prompts)

@@ -1,4 +1,4 @@
-"""What an attribution method is: signals of one block in, a map over the patches out.
+"""What an attribution method is: signals of the explained blocks in, a map over the patches out.
 
 Signals are NumPy arrays for the backend "reference" and torch tensors on the GPU for "triton"; methods are written
 once, with the kernels and with what both kinds of array know.
@@ -21,15 +21,15 @@ Array = Any
 
 @dataclass(frozen=True)
 class BlockSignals:
-    """The signals of one explained block; a field is None where the method did not ask for it.
+    """The signals of the last K blocks, ascending; a field is None where the method did not ask for it.
 
     Attributes:
         backend: what the kernels compute with, and so the kind of the arrays.
-        class_query: [B, D].
-        keys, values: [B, T, D], token 0 is the class token.
-        spatial_weights: [B, N] in 0..1.
-        class_attention: [B, H, T].
-        gradient: [B, P, D], of the target, heads concatenated.
+        class_query: [B, K, D].
+        keys, values: [B, K, T, D], token 0 is the class token.
+        spatial_weights: [B, K, N] in 0..1.
+        class_attention: [B, K, H, T].
+        gradient: [B, P, K, D], of the target, heads concatenated.
     """
 
     backend: Backend = "reference"
@@ -47,6 +47,7 @@ class Method(Protocol):
     Attributes:
         name: in the registry, in results and on the command line.
         signals: names of the signals it reads; the runtime runs the cheapest graph that has them.
+        blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
         cost: "graph" (nothing beyond the graph) or "patches" (arithmetic over patches).
         reference: paper or code it comes from.
@@ -57,6 +58,9 @@ class Method(Protocol):
     uses_text: ClassVar[bool]
     cost: ClassVar[str]
     reference: ClassVar[str]
+
+    @property
+    def blocks(self) -> int: ...
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Return maps [B, P, N] for ``prompts`` prompts, the method's own values, finite."""

@@ -20,6 +20,7 @@ class Chefer:
 
     name: ClassVar[str] = "chefer"
     signals: ClassVar[frozenset[str]] = frozenset({"values", "class_attention", "gradient"})
+    blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True
     cost: ClassVar[str] = "patches"
     reference: ClassVar[str] = "Chefer et al., Generic Attention-model Explainability, ICCV 2021"
@@ -28,11 +29,11 @@ class Chefer:
         """Maps [B, P, N], non-negative."""
         attention = need(signals.class_attention, "class_attention")
         evidence = relevance(
-            need(signals.gradient, "gradient")[:, :, None],
-            need(signals.values, "values")[:, None],
-            heads=attention.shape[1],
+            need(signals.gradient, "gradient"),
+            need(signals.values, "values"),
+            heads=attention.shape[2],
             options="chefer",
-            attention=attention[:, None],
+            attention=attention,
             backend=signals.backend,
         )
         return evidence[:, :, 0]

@@ -27,17 +27,18 @@ class GradEclip:
 
     name: ClassVar[str] = "grad_eclip"
     signals: ClassVar[frozenset[str]] = frozenset({"spatial_weights", "values", "gradient"})
+    blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True
     cost: ClassVar[str] = "patches"
     reference: ClassVar[str] = "Zhao et al., Gradient-based Visual Explanation for CLIP, ICML 2024"
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], non-negative."""
-        weights = need(signals.spatial_weights, "spatial_weights")[:, None] if self.spatial else None
+        weights = need(signals.spatial_weights, "spatial_weights") if self.spatial else None
         # Heads are summed, so that all channels may as well be those of one.
         evidence = relevance(
-            need(signals.gradient, "gradient")[:, :, None],
-            need(signals.values, "values")[:, None],
+            need(signals.gradient, "gradient"),
+            need(signals.values, "values"),
             heads=1,
             options="grad_eclip",
             patch_weights=weights,
