@@ -25,7 +25,7 @@ from eyeshine.signals import SIGNALS
 
 __all__ = ["TOLERANCES", "Check", "Verification", "check_graph", "gate", "output_error", "verify"]
 
-TOLERANCES: Final = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 5e-2}
+TOLERANCES: Final = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 2e-1}
 """Largest relative error per precision, with reasons in docs/numerics.md."""
 
 Array = NDArray[np.generic]
