@@ -438,6 +438,15 @@ def test_literal_kernel_with_an_mlp(biased, dtype, device, assert_close, poisone
     assert_close(got.semantics, expected.semantics)
 
 
+@pytest.mark.parametrize("options", [RESOLUTION, LITERAL], ids=["resolution", "literal"])
+def test_softplus_of_the_kernel_is_exact_where_it_is_small(options, device, assert_close):
+    """(1 + exp(-15)) - 1 is 17 % off in float32: the logarithm of the sum would be, too."""
+    tensors = as_tensors(inputs(1, 4, 1, (3, 4), 5), device)
+    tensors["layer_weights"] = torch.tensor([-15.0, -14.0, -13.5, -16.2], device=device)
+    got = multiscale(**tensors, grid=(3, 4), options=options, backend="triton")
+    assert_close(got.semantics * 1e6, multiscale(**as_doubles(tensors), grid=(3, 4), options=options).semantics * 1e6)
+
+
 def test_a_prompt_does_not_see_the_others(device):
     tensors = as_tensors(inputs(1, 2, 19, (3, 5), 7), device)
     together = multiscale(**tensors, grid=(3, 5), backend="triton").maps

@@ -183,7 +183,7 @@ def launch_literal(
             NORM=mlp is not None,
             BLOCK_N=min(MAX_CHANNELS // block_d, 64),
             BLOCK_D=block_d,
-            num_warps=2 * WARPS,
+            num_warps=WARPS,
             enable_fp_fusion=True,
         )
         literal_gate_kernel[(images * prompts * _divide_up(patches, block),)](
