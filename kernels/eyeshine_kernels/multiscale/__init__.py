@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine_kernels.backend import Backend, KernelError, interpreting, resolve
+from eyeshine_kernels.backend import Backend, KernelError, check_kind, resolve
 from eyeshine_kernels.multiscale.contrast import enhance_contrast
 from eyeshine_kernels.multiscale.options import MLP, Form, MultiscaleOptions, SemanticMaps
 from eyeshine_kernels.multiscale.reference import literal_reference, resolution_reference
@@ -20,7 +20,6 @@ __all__ = ["MLP", "Form", "MultiscaleOptions", "SemanticMaps", "enhance_contrast
 Array = NDArray[np.floating[Any]]
 T = TypeVar("T", bound="Array | Tensor")
 
-_DTYPES: Final = ("float32", "float16", "bfloat16")
 _DEFAULT: Final = MultiscaleOptions()
 
 
@@ -71,10 +70,7 @@ def multiscale(
         named["layer_weights"] = layer_weights
     if mlp is not None:
         named |= {f"mlp.{name}": entry for name, entry in mlp.named().items()}
-    if chosen == "reference":
-        _check_arrays(named)
-    else:
-        _check_tensors(named)
+    check_kind(named, chosen)
     _check_shapes({name: tuple(entry.shape) for name, entry in named.items()}, grid)
     if mlp is not None and options.form != "literal":
         raise KernelError("mlp: refused by form 'resolution', which has no learned part; take form 'literal'")
@@ -91,30 +87,6 @@ def multiscale(
         run = launch_resolution if options.form == "resolution" else launch_literal
     result: SemanticMaps[T] = run(queries, base, **shared)
     return result
-
-
-def _check_arrays(named: dict[str, Any]) -> None:
-    for name, entry in named.items():
-        if not isinstance(entry, np.ndarray) or entry.dtype.kind != "f":
-            got = entry.dtype if isinstance(entry, np.ndarray) else type(entry).__name__
-            raise KernelError(f"{name}: got {got}, backend 'reference' takes NumPy arrays of floats")
-
-
-def _check_tensors(named: dict[str, Any]) -> None:
-    import torch
-
-    allowed = {getattr(torch, dtype) for dtype in _DTYPES}
-    for name, entry in named.items():
-        if not isinstance(entry, torch.Tensor):
-            raise KernelError(f"{name}: got {type(entry).__name__}, backend 'triton' takes torch tensors")
-        if entry.dtype not in allowed:
-            raise KernelError(f"{name}: got {entry.dtype}, allowed {', '.join(_DTYPES)}")
-        if not entry.is_contiguous():
-            raise KernelError(f"{name}: got strides {entry.stride()}, allowed contiguous only; call .contiguous()")
-        if entry.device != named["queries"].device:
-            raise KernelError(f"{name}: got device {entry.device}, queries are on {named['queries'].device}")
-        if not entry.is_cuda and not interpreting():
-            raise KernelError(f"{name}: got device {entry.device}, backend 'triton' takes CUDA tensors")
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]], grid: tuple[int, int]) -> None:
