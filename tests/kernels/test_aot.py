@@ -10,48 +10,31 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 120)
+from eyeshine_kernels.aot import ARCHITECTURES, MODULES
 
-# One line per kernel module. Its AOT names what is compiled: {variant: {"kernel": the jitted function, "signature":
-# {argument: type}, "constants": {argument: value}, "num_warps": int}}.
-MODULES = (
-    "eyeshine_kernels.relevance.kernel",
-    "eyeshine_kernels.multiscale.kernel",
-    "eyeshine_kernels.normalize.kernel",
-    "eyeshine_kernels.head_scores.kernel",
-    "eyeshine_kernels.upsample.kernel",
-    "eyeshine_kernels.overlay.kernel",
-)
+ROOT = Path(__file__).parents[2]
 
 # In a process of its own: triton aborts the whole process on a target it does not know, and in this one the
 # interpreter is on.
 PROGRAM = """
-import importlib, json, sys
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-sm, modules, report = int(sys.argv[1]), json.loads(sys.argv[2]), {}
-for module in modules:
-    for name, variant in importlib.import_module(module).AOT.items():
-        kernel, types = variant["kernel"], {**dict.fromkeys(variant["constants"], "constexpr"), **variant["signature"]}
-        assert set(types) == set(kernel.arg_names), set(types) ^ set(kernel.arg_names)
-        signature = {argument: types[argument] for argument in kernel.arg_names}
-        source = ASTSource(kernel, signature, constexprs=variant["constants"])
-        options = {"num_warps": variant["num_warps"], "enable_fp_fusion": True}
-        done = compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-        report[name] = [len(done.asm["cubin"]), f".target sm_{sm}" in done.asm["ptx"]]
+import json, sys
+from eyeshine_kernels.aot import compiled, variants
+sm, report = int(sys.argv[1]), {}
+for name, variant in variants().items():
+    asm = compiled(variant, sm).asm
+    report[name] = [len(asm["cubin"]), f".target sm_{sm}" in asm["ptx"]]
 print(json.dumps(report))
 """
 
 
-def compiled(sm, folder, modules=MODULES):
+def compiled(sm, folder):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {
         "PYTHONPATH": str(ROOT / "kernels"),
         "TRITON_CACHE_DIR": str(folder),  # an empty one, so that everything is compiled now
         "TRITON_DEFAULT_FP_FUSION": "1",
     }
-    command = [sys.executable, "-c", PROGRAM, str(sm), json.dumps(modules)]
+    command = [sys.executable, "-c", PROGRAM, str(sm)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -49,7 +49,7 @@ def _blended(photo, colour, level, strength, broken, mark):
 
 @triton.jit
 def overlay_kernel(
-    images,  # pointer, (B, H, W, 3), uint8
+    photos,  # pointer, (B, H, W, 3), uint8
     maps,  # pointer, (B, P, h, w), float32, float16 or bfloat16
     colours,  # pointer, (256, 3), uint8
     strengths,  # pointer, (256,), uint8
@@ -87,7 +87,7 @@ def overlay_kernel(
     left, right, across, unseen_x = places(x, x0, x1, columns)
     seen = inside & ((unseen_y[:, None] | unseen_x[None, :]) == 0)
 
-    pixel = images + ((image * height + y) * width * 3)[:, None] + (x * 3)[None, :]
+    pixel = photos + ((image * height + y) * width * 3)[:, None] + (x * 3)[None, :]
     red = tl.load(pixel, mask=inside, other=0).to(tl.int32)
     green = tl.load(pixel + 1, mask=inside, other=0).to(tl.int32)
     blue = tl.load(pixel + 2, mask=inside, other=0).to(tl.int32)
@@ -180,7 +180,7 @@ def prompts_per_program(tiles: int, prompts: int) -> int:
 def _variant(element: str) -> dict[str, object]:
     """Signature (argument name to type) and constants of one ahead-of-time compilation."""
     signature = {"maps": f"*{element}", "crops": "*fp32"}
-    signature |= dict.fromkeys(("images", "colours", "strengths", "out"), "*u8")
+    signature |= dict.fromkeys(("photos", "colours", "strengths", "out"), "*u8")
     signature |= dict.fromkeys(("prompts", "share", "rows", "columns", "height", "width", "mute"), "i32")
     return {
         "kernel": overlay_kernel,
