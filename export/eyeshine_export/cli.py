@@ -33,6 +33,7 @@ def export(
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the folder's.")] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set: 23, or 20 for TensorRT before 10.14.")] = 23,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int8 (for CPUs).")] = "fp32",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Turn a CLIP checkpoint into a bundle of ONNX graphs, checked against autograd."""
@@ -45,7 +46,7 @@ def export(
     from eyeshine_export.source import resolve
     from eyeshine_export.write import ExportOptions, check_target, export_bundle
 
-    options = ExportOptions(layers=layers, name=name, force=force, opset=opset)
+    options = ExportOptions(layers=layers, name=name, force=force, opset=opset, precision=precision)  # type: ignore[arg-type]
     check_target(out.resolve(), force)  # before anything is loaded or downloaded
     source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokenizer, licence=licence)
     manifest = export_bundle(source, out, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,15 +13,19 @@ from numpy.typing import NDArray
 
 from eyeshine.engine import CpuOptions, OrtCpuSession
 from eyeshine.errors import ExportError
+from eyeshine.manifest import Precision
 from eyeshine.signals import last_blocks
 from eyeshine.verify import TOLERANCES, output_error
 from eyeshine_export.reference import explain_reference, text_reference
 from eyeshine_export.source import Source
 
-__all__ = ["TOLERANCE", "Oracle", "check_graphs"]
+__all__ = ["Oracle", "check_graphs", "tolerance"]
 
-TOLERANCE = TOLERANCES["fp32"]
-"""Largest relative error of any fp32 output (docs/numerics.md)."""
+_CURES: Final[dict[Precision, str]] = {
+    "fp32": "report it with the model's configuration; nothing was exported",
+    "fp16": "this model does not bear the rounding: export it in fp32",
+    "int8": "this model does not bear the rounding: export it in fp32",
+}
 _BATCHES, _PROMPTS = (1, 3), (1, 5)
 _DOUBLE_UP_TO = 400_000_000  # weights; beyond that a float64 copy would not fit beside the rest
 
@@ -62,19 +67,27 @@ class Oracle:
         return embedding
 
 
-def check_graphs(folder: Path, graphs: Mapping[str, int], oracle: Oracle) -> dict[str, dict[str, float]]:
+def tolerance(graph: str, precision: Precision) -> float:
+    """Largest relative error of any output (docs/numerics.md); the text graph of an int8 bundle is float32."""
+    return TOLERANCES["fp32" if graph == "text" and precision == "int8" else precision]
+
+
+def check_graphs(
+    folder: Path, graphs: Mapping[str, int], oracle: Oracle, precision: Precision = "fp32"
+) -> dict[str, dict[str, float]]:
     """Run every written graph on random inputs beside the oracle.
 
     Args:
         folder: where NAME.onnx lie.
         graphs: name -> explained blocks (0 for graphs without any).
-        oracle: the reference.
+        oracle: the reference, in float32 or float64 whatever the precision.
+        precision: of the graphs.
 
     Returns:
         graph -> output -> largest relative error over all shapes.
 
     Raises:
-        ExportError: an error above ``TOLERANCE``, with the graph, output and shape.
+        ExportError: an error above ``tolerance``, with the graph, output and shape.
     """
     worst: dict[str, dict[str, float]] = {}
     cases = _cases(oracle, max(graphs.values()))
@@ -86,7 +99,7 @@ def check_graphs(folder: Path, graphs: Mapping[str, int], oracle: Oracle) -> dic
                 inputs = {key: case.inputs[key] for key in session.input_dims}
                 for output, value in session.run(inputs, list(session.output_dims)).outputs.items():
                     wanted = last_blocks(output, case.expected[output], layers)
-                    _record(worst, name, output, value, wanted, case.shape)
+                    _record(worst, name, output, output_error(output, value, wanted), case.shape, precision)
     return worst
 
 
@@ -115,15 +128,15 @@ def _cases(oracle: Oracle, layers: int) -> list[_Case]:
 
 
 def _record(
-    worst: dict[str, dict[str, float]], graph: str, output: str, got: Array, expected: Array, shape: str
+    worst: dict[str, dict[str, float]], graph: str, output: str, error: float, shape: str, precision: Precision
 ) -> None:
-    error = output_error(output, got, expected)
-    if not error <= TOLERANCE:
+    allowed = tolerance(graph, precision)
+    if not error <= allowed:
         raise ExportError(
             f"{graph}.onnx disagrees with autograd in {output}",
             got=f"relative error {error:.3g} at {shape}",
-            allowed=f"{TOLERANCE:g}",
-            cure="report it with the model's configuration; nothing was exported",
+            allowed=f"{allowed:g}",
+            cure=_CURES[precision],
         )
     worst.setdefault(graph, {})[output] = max(error, worst.get(graph, {}).get(output, 0.0))
 

@@ -20,7 +20,17 @@ import torch
 
 from eyeshine.bundle import sha256_of
 from eyeshine.errors import ExportError, OptionError, OutputError
-from eyeshine.manifest import MANIFEST, SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorInfo, TokenizerInfo
+from eyeshine.manifest import (
+    MANIFEST,
+    SCHEMA,
+    FileInfo,
+    GraphInfo,
+    Manifest,
+    ModelInfo,
+    Precision,
+    TensorInfo,
+    TokenizerInfo,
+)  # fmt: skip
 from eyeshine.signals import SIGNALS
 from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET, Form
@@ -46,12 +56,14 @@ class ExportOptions:
         name: the bundle's name; the folder's name by default.
         force: replace an existing bundle.
         opset: ONNX operator set, 20 or 23. TensorRT reads 20 from version 10.0 on, 23 from 10.14 on.
+        precision: "fp32", "fp16" (for GPUs) or "int8" (for CPUs).
     """
 
     layers: int | None = None
     name: str | None = None
     force: bool = False
     opset: int = OPSET
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         self.form()
@@ -62,7 +74,7 @@ class ExportOptions:
 
     def form(self) -> Form:
         """How the graphs are written down."""
-        return Form(opset=self.opset)
+        return Form(self.opset, self.precision)
 
 
 def export_bundle(source: Source, out: Path, options: ExportOptions | None = None) -> Manifest:
@@ -147,7 +159,7 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
     write_graphs(models, folder)
     tokenizer = _write_tokenizer(source, folder)
     oracle = Oracle.of(source)
-    parity = check_graphs(folder, graphs, oracle)
+    parity = check_graphs(folder, graphs, oracle, options.precision)
     np.savez(folder / GOLDEN, allow_pickle=False, **golden_values(oracle, graphs))
     config = source.config
     manifest = Manifest(
@@ -161,7 +173,7 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
         weights=WEIGHTS,
         golden=GOLDEN,
         opset=options.opset,
-        precision="fp32",
+        precision=options.precision,
         exporter=_versions(),
         files={p.name: FileInfo(p.stat().st_size, sha256_of(p)) for p in sorted(folder.iterdir())},
         parity=parity,

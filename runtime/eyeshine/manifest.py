@@ -9,15 +9,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn, get_args
 
 from eyeshine.errors import BundleError
 from eyeshine.signals import SIGNALS
 
-__all__ = ["MANIFEST", "SCHEMA", "FileInfo", "GraphInfo", "Manifest", "ModelInfo", "TensorInfo", "TokenizerInfo"]
+__all__ = [
+    "MANIFEST", "SCHEMA", "FileInfo", "GraphInfo", "Manifest", "ModelInfo", "Precision", "TensorInfo", "TokenizerInfo",
+]  # fmt: skip
 
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = 1
+Precision = Literal["fp32", "fp16", "int8"]
+"""What the products over all tokens are computed in; the rest of every graph is float32."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Manifest:
         weights: file with the weights of all graphs, their external data.
         golden: file with inputs and expected outputs.
         opset: ONNX operator set of the graphs.
-        precision: "fp32".
+        precision: see ``Precision``; in an int8 bundle the text graph is fp32.
         exporter: versions of what exported it.
         files: hash of every other file.
         parity: graph -> output -> largest relative error against autograd.
@@ -128,7 +132,7 @@ class Manifest:
     weights: str
     golden: str
     opset: int
-    precision: str
+    precision: Precision
     exporter: dict[str, str]
     files: dict[str, FileInfo]
     parity: dict[str, dict[str, float]]
@@ -213,6 +217,11 @@ def _manifest(raw: dict[str, Any], path: Path) -> Manifest:
 
 def check_consistent(manifest: Manifest) -> None:
     """Raise BundleError where parts of a manifest contradict each other, or hold values of another type."""
+    if manifest.precision not in get_args(Precision):
+        raise BundleError(
+            "bundle has a precision that this version does not know", got=repr(manifest.precision),
+            allowed=", ".join(get_args(Precision)), cure="update eyeshine, or export the bundle again",
+        )  # fmt: skip
     info, size = manifest.tokenizer, manifest.model.image_size
     ids = (info.context_length, info.start, info.end, info.pad, 0 if info.unknown is None else info.unknown)
     if not all(isinstance(value, int) and value >= 0 for value in ids):

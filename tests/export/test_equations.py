@@ -183,7 +183,7 @@ def test_activation_and_slope(activation):
     got = small_graph(lambda g, a: tower(g, activation).activation_kept(a).slope, a=a)
     assert relative(got, by_autograd.numpy()) <= 1e-14
     assert relative(got, np.array([slope(activation, v) for v in a])) <= 1e-14
-    for build in (lambda t, a: t.activation_kept(a).value, lambda t, a: t.activation(a)):
+    for build in (lambda t, a: t.activation_kept(a).value, lambda t, a: t.activation(a, t.trunk)):
         assert (
             relative(small_graph(lambda g, a, b=build: b(tower(g, activation), a), a=a), value.detach().numpy())
             <= 1e-14

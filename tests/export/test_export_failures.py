@@ -13,7 +13,7 @@ from eyeshine_export import parity, write
 from eyeshine_export.graph.dense import DenseVjp
 from eyeshine_export.graph.forward import Tower
 from eyeshine_export.graph.vjp import Vjp
-from eyeshine_export.parity import TOLERANCE
+from eyeshine_export.parity import tolerance
 from eyeshine_export.write import ExportOptions, export_bundle
 from tiny import export_tiny, tiny_config, tiny_source
 
@@ -132,7 +132,17 @@ def test_the_tolerance_is_applied_to_every_kind_of_error(tmp_path):
     assert output_error("keys", np.array([1.0, -4.02]), expected) == pytest.approx(0.005)
     for wrong in (np.array([1.0, np.nan]), np.array([np.inf, -4.0]), np.array([1.0]), expected[None]):
         assert output_error("keys", wrong, expected) == np.inf
-    assert output_error("keys", np.array([1e-9]), np.array([0.0])) > TOLERANCE
-    for error in (2 * TOLERANCE, np.nan, np.inf):
-        with pytest.raises(ExportError, match="disagrees"):
-            parity._record({}, "image", "keys", np.array([1 + error]), np.array([1.0]), "B=1")
+    assert output_error("keys", np.array([1e-9]), np.array([0.0])) > tolerance("image", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("graph", "precision", "allowed"),
+    [("image", "fp32", 1e-4), ("text", "int8", 1e-4), ("text", "fp16", 1e-2), ("deep", "int8", 0.2)],
+)
+def test_the_tolerance_is_that_of_the_graphs_precision(graph, precision, allowed):
+    worst = {}
+    parity._record(worst, graph, "keys", allowed, "B=1", precision)
+    assert worst == {graph: {"keys": allowed}}
+    for error in (1.01 * allowed, np.nan, np.inf):
+        with pytest.raises(ExportError, match=rf"disagrees.*allowed: {allowed:g}; cure"):
+            parity._record({}, graph, "keys", error, "B=1", precision)

@@ -37,7 +37,7 @@ def graph_of(source, layers, dtype=np.float64, opset=23):
     weights = vision_weights(
         arrays(source, dtype), config.vision, config.embed_dim, normalisation.mean, normalisation.std
     )
-    form = Form(opset, dtype)
+    form = Form(opset, dtype=dtype)
     return explain_graph(config, weights, layers, form) if layers else encode_graph(config, weights, form)
 
 

@@ -1,9 +1,10 @@
 """Graphs stay inside the operators that TensorRT 10 reads.
 
-The table: docs/operators.md of onnx-tensorrt (branch release/8.5-GA and those of 8.6, 10.0 and 10.14), which also says
+The table: docs/operators.md of onnx-tensorrt in its edition for TensorRT 8.5, and what later ones added. It also says
 that axes of Slice, Squeeze and reductions must be initialisers. Nothing is built here: not measured on a GPU.
 """
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -14,8 +15,6 @@ from eyeshine_export.graph.ops import OPSETS, Form
 from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
 from tiny import arrays, tiny_config, tiny_source
-
-import numpy as np  # isort: skip
 
 SINCE = {
     **dict.fromkeys(
@@ -61,10 +60,16 @@ def activation(request):
     return request.param
 
 
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def precision(request):
+    """int8 is for CPUs: TensorRT reads no integer products, and the runtime refuses such a bundle there."""
+    return request.param
+
+
 @pytest.fixture(scope="module", params=GRAPHS)
-def graph(request, opset, activation):
+def graph(request, opset, precision, activation):
     """A graph as a protocol buffer, with the shape of every tensor that can be inferred."""
-    model = ir.to_proto(graph_of(request.param, Form(opset), activation))
+    model = ir.to_proto(graph_of(request.param, Form(opset, precision), activation))
     assert (model.opset_import[0].version, model.ir_version) == (opset, OPSETS[opset])
     return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
 
@@ -91,14 +96,15 @@ def test_axes_are_initialisers_and_only_first_outputs_are_used(graph):
             assert set(node.input[1:]) <= known
 
 
-def test_every_tensor_has_a_rank_and_none_is_float64(graph):
+def test_every_tensor_has_a_rank_and_none_is_float64(graph, precision):
     values = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
     for node in graph.node:
         assert values[node.output[0]].HasField("shape"), node
         assert values[node.output[0]].elem_type != TensorProto.DOUBLE
         if node.op_type == "Attention":
             assert [len(values[name].shape.dim) for name in (*node.input, *node.output)] == [4] * 4
-            assert {entry.name for entry in node.attribute} == {"scale", "is_causal"}
+            further = {"softmax_precision"} if precision == "fp16" else set()
+            assert {entry.name for entry in node.attribute} == {"scale", "is_causal"} | further
     assert all(tensor.data_type != TensorProto.DOUBLE for tensor in graph.initializer)
 
 

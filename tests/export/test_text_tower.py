@@ -24,7 +24,7 @@ CASES = {
 
 def graph_of(source, dtype=np.float64, opset=23):
     weights = text_weights(arrays(source, dtype), source.config.text, source.config.embed_dim)
-    return text_graph(source.config, weights, Form(opset, dtype))
+    return text_graph(source.config, weights, Form(opset, dtype=dtype))
 
 
 def tokens_of(end, lengths, width=12, seed=0):

@@ -55,18 +55,17 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
     g, length, name = tower.g, tokens.length, block.name
     norm1 = tower.norm_kept(tokens.flat, f"{name}.norm1", block.norm1)
     query, keys, values = (
-        tower.tokens3d(tower.linear(norm1.value, f"{name}.{part}", pair), length)
-        for part, pair in (("query", block.query), ("key", block.key), ("value", block.value))
+        tower.tokens3d(tower.linear(norm1.value, block, part), length) for part in ("query", "key", "value")
     )
     q, v = (tower.split_heads(x, length, 0, 2, 1, 3) for x in (query, values))
     scores = g.matmul(g.mul(q, g.constant(tower.scale)), tower.split_heads(keys, length, 0, 2, 3, 1))
     attention = g.softmax(scores)
     flat = tower.merge_heads(g.matmul(attention, v))
     mixed = tower.tokens3d(flat, length)
-    y = tower.out_residual(tokens.flat, flat, block)
+    y = tower.out_residual(tokens.flat, flat, block, tower.single)
     norm2 = tower.norm_kept(y, f"{name}.norm2", block.norm2)
-    act = tower.activation_kept(tower.linear(norm2.value, f"{name}.expand", block.expand))
-    out = g.add(y, tower.linear(act.value, f"{name}.project", block.project))
+    act = tower.activation_kept(tower.linear(norm2.value, block, "expand"))
+    out = g.add(y, tower.linear(act.value, block, "project"))
     slope = g.reshape(act.slope, -1, length, block.expand[0].shape[0])
     return DenseBlock(
         query, keys, values, mixed, attention,
@@ -99,9 +98,7 @@ class DenseVjp:
         g, tower, width = self.g, self.tower, self.vjp.width
         mask_rows = g.constant(tower.head_mask.T)
         scores = self.vjp.row_scores(row, block)
-        value_weight = tower.pair(f"{weights.name}.value", weights.value)[0]
-        key_weight = tower.pair(f"{weights.name}.key", weights.key)[0]
-        query_weight = tower.pair(f"{weights.name}.query", weights.query)[0]
+        query_weight, key_weight, value_weight = (tower.matrix(weights, part) for part in ("query", "key", "value"))
         heads = tower.config.heads
 
         per_head = g.mul(g.unsqueeze(row.gradient, 2), mask_rows)

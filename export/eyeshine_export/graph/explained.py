@@ -27,13 +27,14 @@ class LowestBlock:
     """
 
     def __init__(self, tower: Tower, tokens: Tokens, block: BlockWeights) -> None:
-        q, k, v = tower.project_qkv(tokens, block)
-        y = tower.out_residual(tokens.flat, tower.attention(q, k, v, tokens.length), block)
-        self.out = Tokens(tower.mlp_residual(y, block), tokens.length)
-        self.query, self.keys, self.values = (tower.tokens3d(x, tokens.length) for x in (q, k, v))
-        self.class_attention = tower.row_attention(class_row(tower, q, tokens.length), self.keys, None)
+        trunk = tower.explained
+        qkv = tower.project_qkv(tokens, block, trunk)
+        y = tower.out_residual(tokens.flat, tower.attention(qkv, tokens.length, trunk), block, trunk)
+        self.out = Tokens(tower.mlp_residual(y, block, trunk), tokens.length)
+        self.query, self.keys, self.values = (tower.tokens3d(trunk.leave(x), tokens.length) for x in qkv)
+        self.class_attention = tower.row_attention(tower.g.first(self.query, 1), self.keys, None)
         self.norm2 = tower.norm_kept(class_row(tower, y, tokens.length), f"{block.name}.norm2", block.norm2)
-        self.act = tower.activation_kept(tower.linear(self.norm2.value, f"{block.name}.expand", block.expand))
+        self.act = tower.activation_kept(tower.linear(self.norm2.value, block, "expand"))
 
 
 @dataclass(frozen=True)

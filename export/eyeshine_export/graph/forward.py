@@ -9,6 +9,7 @@ are computed for the output row alone, keys and values for all. That is where th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx_ir as ir
 
 from eyeshine_export.config import TowerConfig
 from eyeshine_export.graph.ops import Array, Graph
+from eyeshine_export.graph.trunk import Trunk, explained_trunk, matrix, whole_trunk
 from eyeshine_export.graph.weights import BlockWeights
 
 __all__ = ["Activated", "Normed", "OutputBlock", "Tokens", "Tower"]
@@ -81,7 +83,7 @@ class Tower:
 
     def __init__(self, graph: Graph, config: TowerConfig, *, causal: bool) -> None:
         self.g, self.config, self.causal = graph, config, causal
-        self._causal_mask: ir.Value | None = None
+        self.single, self.trunk, self.explained = Trunk(graph), whole_trunk(graph), explained_trunk(graph)
         heads, width = config.heads, config.width
         self.scale = float((width // heads) ** -0.5)
         # Column h selects the channels of head h. Multiplying by it turns per-head products of one row into plain
@@ -90,33 +92,36 @@ class Tower:
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
-    def weight(self, name: str, array: Array) -> ir.Value:
-        return self.g.weight(name, array)
+    def matrix(self, block: BlockWeights, part: str) -> ir.Value:
+        """A block's matrix [out, in], float32."""
+        return matrix(self.g, block, part)
 
-    def pair(self, name: str, pair: tuple[Array, Array]) -> tuple[ir.Value, ir.Value]:
-        return self.weight(f"{name}.weight", pair[0]), self.weight(f"{name}.bias", pair[1])
+    def norm_weights(self, name: str, pair: tuple[Array, Array]) -> tuple[ir.Value, ir.Value]:
+        return self.g.weight(f"{name}.weight", pair[0]), self.g.weight(f"{name}.bias", pair[1])
 
     def norm(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> ir.Value:
-        return self.g.layer_norm(x, *self.pair(name, pair), eps=self.config.eps)
+        return self.g.layer_norm(x, *self.norm_weights(name, pair), eps=self.config.eps)
 
     def norm_kept(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> Normed:
         """LayerNorm from plain operators; LayerNormalization's optional statistics do not run on every engine."""
         g = self.g
-        scale, bias = self.pair(name, pair)
+        scale, bias = self.norm_weights(name, pair)
         centred = g.sub(x, g.mean(x))
         variance = g.mean(g.mul(centred, centred))
         inverse = g.op("Reciprocal", g.op("Sqrt", g.add(variance, g.constant(self.config.eps))))
         xhat = g.mul(centred, inverse)
         return Normed(g.add(g.mul(xhat, scale), bias), xhat, inverse, scale)
 
-    def linear(self, x: ir.Value, name: str, pair: tuple[Array, Array]) -> ir.Value:
-        return self.g.linear(x, *self.pair(name, pair))
+    def linear(self, x: ir.Value, block: BlockWeights, part: str) -> ir.Value:
+        """One of a block's linear layers in float32."""
+        return self.single.linears(x, block, part)[0]
 
-    def activation(self, a: ir.Value) -> ir.Value:
+    def activation(self, a: ir.Value, trunk: Trunk) -> ir.Value:
+        """The MLP's activation, in the trunk's precision."""
         g = self.g
         if self.config.activation == "gelu":
             return g.op("Gelu", a)
-        return g.mul(a, g.op("Sigmoid", g.mul(a, g.constant(QUICK))))
+        return g.mul(a, g.op("Sigmoid", g.mul(a, trunk.constant(QUICK))))
 
     def activation_kept(self, a: ir.Value) -> Activated:
         """The activation with its derivative: QuickGELU' = s(1 + 1.702a(1-s)), erf-GELU' = Phi(a) + a phi(a)."""
@@ -137,13 +142,10 @@ class Tower:
 
     # -- blocks ------------------------------------------------------------------------------------------------
 
-    def project_qkv(self, tokens: Tokens, block: BlockWeights) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def project_qkv(self, tokens: Tokens, block: BlockWeights, trunk: Trunk) -> list[ir.Value]:
         """Query, key, value as flat matrices. Three Gemms: Attention takes them apart anyway, so no split copy."""
         normed = self.norm(tokens.flat, f"{block.name}.norm1", block.norm1)
-        query = self.linear(normed, f"{block.name}.query", block.query)
-        key = self.linear(normed, f"{block.name}.key", block.key)
-        value = self.linear(normed, f"{block.name}.value", block.value)
-        return query, key, value
+        return trunk.linears(trunk.enter(normed), block, "query", "key", "value")
 
     def split_heads(self, flat: ir.Value, length: int | ir.Value, *perm: int) -> ir.Value:
         """[B*T, D] -> [B, T, H, d], axes in the order ``perm``."""
@@ -154,43 +156,47 @@ class Tower:
         """[B, H, T, d] -> flat [B*T, D]."""
         return self.g.reshape(self.g.transpose(x, 0, 2, 1, 3), -1, self.config.width)
 
-    def attention(self, q: ir.Value, k: ir.Value, v: ir.Value, length: int | ir.Value) -> ir.Value:
+    def attention(self, qkv: Sequence[ir.Value], length: int | ir.Value, trunk: Trunk) -> ir.Value:
         """Attention of all tokens, flat in and out: one operator where the operator set has it.
 
         Written out, the scale goes to the query: TensorRT fuses softmax and both products only in that order.
         """
         g = self.g
         if g.form.opset >= FUSED_SINCE:  # four axes: TensorRT takes no other form of it
-            q, k, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (q, k, v))
-            return self.merge_heads(g.op("Attention", q, k, v, scale=self.scale, is_causal=int(self.causal)))
-        q, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (q, v))
-        scores = g.matmul(g.mul(q, g.constant(self.scale)), self.split_heads(k, length, 0, 2, 3, 1))
+            split = [self.split_heads(x, length, 0, 2, 1, 3) for x in qkv]
+            how = {"scale": self.scale, "is_causal": int(self.causal), **trunk.attention}
+            return self.merge_heads(g.op("Attention", *split, **how))
+        q, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (qkv[0], qkv[2]))
+        scores = g.matmul(g.mul(q, trunk.constant(self.scale)), self.split_heads(qkv[1], length, 0, 2, 3, 1))
+        scores = trunk.leave(scores)
         if self.causal:
             scores = g.add(scores, self.causal_mask(length))
-        return self.merge_heads(g.matmul(g.softmax(scores), v))
+        return self.merge_heads(g.matmul(trunk.enter(g.softmax(scores)), v))
 
     def causal_mask(self, length: int | ir.Value) -> ir.Value:
         """[L, L] to add to scores: -inf where a key comes after its query."""
         g = self.g
-        if self._causal_mask is None:
+
+        def mask() -> ir.Value:
             end = g.integers(length) if isinstance(length, int) else length
             order = g.op("Range", g.scalar(0), g.op("Squeeze", end), g.scalar(1))
-            self._causal_mask = g.masked(g.op("Greater", g.unsqueeze(order, 0), g.unsqueeze(order, 1)))
-        return self._causal_mask
+            return g.masked(g.op("Greater", g.unsqueeze(order, 0), g.unsqueeze(order, 1)))
+
+        return g.once("causal mask", mask)
 
     def trunk_block(self, tokens: Tokens, block: BlockWeights) -> Tokens:
         """A whole block for all tokens."""
-        q, k, v = self.project_qkv(tokens, block)
-        mixed = self.attention(q, k, v, tokens.length)
-        return Tokens(self.mlp_residual(self.out_residual(tokens.flat, mixed, block), block), tokens.length)
+        mixed = self.attention(self.project_qkv(tokens, block, self.trunk), tokens.length, self.trunk)
+        y = self.out_residual(tokens.flat, mixed, block, self.trunk)
+        return Tokens(self.mlp_residual(y, block, self.trunk), tokens.length)
 
-    def out_residual(self, x: ir.Value, mixed: ir.Value, block: BlockWeights) -> ir.Value:
-        return self.g.add(x, self.linear(mixed, f"{block.name}.out", block.out))
+    def out_residual(self, x: ir.Value, mixed: ir.Value, block: BlockWeights, trunk: Trunk) -> ir.Value:
+        return self.g.add(x, trunk.leave(trunk.linears(mixed, block, "out")[0]))
 
-    def mlp_residual(self, y: ir.Value, block: BlockWeights) -> ir.Value:
+    def mlp_residual(self, y: ir.Value, block: BlockWeights, trunk: Trunk) -> ir.Value:
         normed = self.norm(y, f"{block.name}.norm2", block.norm2)
-        hidden = self.activation(self.linear(normed, f"{block.name}.expand", block.expand))
-        return self.g.add(y, self.linear(hidden, f"{block.name}.project", block.project))
+        hidden = self.activation(trunk.linears(trunk.enter(normed), block, "expand")[0], trunk)
+        return self.g.add(y, trunk.leave(trunk.linears(hidden, block, "project")[0]))
 
     def row_attention(self, query: ir.Value, keys: ir.Value, mask: ir.Value | None) -> ir.Value:
         """Attention of one query row [B, D] over keys [B, T, D] -> [B, H, T]; mask [B, 1, T] is added."""
@@ -217,13 +223,12 @@ class Tower:
             normed_row: LN1 of the row [B, D].
             mask: added to the row's scores [B, 1, T], or None.
         """
-        name = block.name
-        query = self.linear(normed_row, f"{name}.query", block.query)
-        keys = self.tokens3d(self.linear(normed, f"{name}.key", block.key), tokens.length)
-        values = self.tokens3d(self.linear(normed, f"{name}.value", block.value), tokens.length)
+        query = self.linear(normed_row, block, "query")
+        both = self.explained.linears(self.explained.enter(normed), block, "key", "value")
+        keys, values = (self.tokens3d(self.explained.leave(x), tokens.length) for x in both)
         attention = self.row_attention(query, keys, mask)
-        y = self.out_residual(row, self.row_mix(attention, values), block)
-        norm2 = self.norm_kept(y, f"{name}.norm2", block.norm2)
-        act = self.activation_kept(self.linear(norm2.value, f"{name}.expand", block.expand))
-        out = self.g.add(y, self.linear(act.value, f"{name}.project", block.project))
+        y = self.out_residual(row, self.row_mix(attention, values), block, self.single)
+        norm2 = self.norm_kept(y, f"{block.name}.norm2", block.norm2)
+        act = self.activation_kept(self.linear(norm2.value, block, "expand"))
+        out = self.g.add(y, self.linear(act.value, block, "project"))
         return OutputBlock(query, keys, values, attention, norm2, act, out)

@@ -7,9 +7,9 @@ directions share one tensor on disk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
 from eyeshine.errors import OptionError
+from eyeshine.manifest import Precision
 
 __all__ = ["OPSET", "OPSETS", "PLAIN", "Array", "Dim", "Form", "Graph"]
 
@@ -32,19 +33,23 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Form:
-    """How a graph is written down; what it computes is the same.
+    """How a graph is written down.
 
     Attributes:
         opset: ONNX operator set, a key of ``OPSETS``.
+        precision: of the products over all tokens, see ``trunk``.
         dtype: float type of all weights and constants; float64 is for tests against a float64 oracle.
     """
 
     opset: int = OPSET
+    precision: Precision = "fp32"
     dtype: type[np.floating] = np.float32
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
             raise OptionError("operator set of the graphs", got=self.opset, allowed=", ".join(map(str, OPSETS)))
+        if self.precision not in get_args(Precision):
+            raise OptionError("precision of the graphs", got=self.precision, allowed=", ".join(get_args(Precision)))
 
 
 PLAIN: Final = Form()
@@ -64,6 +69,7 @@ class Graph:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self._initialisers: dict[str, ir.Value] = {}
+        self._made: dict[str, ir.Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     # -- values that come from outside -------------------------------------------------------------------------
@@ -84,21 +90,37 @@ class Graph:
         self.outputs.append(out)
 
     def weight(self, name: str, array: Array) -> ir.Value:
-        """Return the initialiser ``name``, adding it when it is new."""
+        """Return the weight ``name`` as a value of the graph's float type, whatever it is stored in."""
+        stored = self.stored(name, array)
+        half = stored.dtype == ir.DataType.FLOAT16
+        return self.once(name, lambda: self.cast(stored, ir.DataType.FLOAT)) if half else stored
+
+    def stored(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """Return the initialiser ``name``, adding it when it is new; in fp16 all but vectors are stored in float16."""
         if name not in self._initialisers:
-            tensor = ir.tensor(np.ascontiguousarray(array, dtype=self.dtype), name=name)
+            floating = np.issubdtype(array.dtype, np.floating)
+            half = self.form.precision == "fp16" and array.ndim > 1
+            dtype = np.dtype(np.float16) if half else self.dtype
+            tensor = ir.tensor(np.ascontiguousarray(array, dtype=dtype if floating else array.dtype), name=name)
             self._initialisers[name] = self.tape.initializer(tensor, name=name)
         return self._initialisers[name]
 
+    def once(self, name: str, make: Callable[[], ir.Value]) -> ir.Value:
+        """Return what ``make`` appended the first time for this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
     def constant(self, value: float | Sequence[float] | Array) -> ir.Value:
         """Return a float constant; equal constants are one initialiser."""
-        return self._constant(np.asarray(value, dtype=self.dtype))
+        return self.fixed(np.asarray(value, dtype=self.dtype))
 
     def integers(self, *values: int) -> ir.Value:
         """Return a one-dimensional int64 constant."""
-        return self._constant(np.asarray(values, dtype=np.int64))
+        return self.fixed(np.asarray(values, dtype=np.int64))
 
-    def _constant(self, array: NDArray[np.generic]) -> ir.Value:
+    def fixed(self, array: NDArray[np.generic]) -> ir.Value:
+        """Return a constant of the array's own type; equal constants are one initialiser."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"
@@ -107,13 +129,23 @@ class Graph:
 
     def scalar(self, value: int) -> ir.Value:
         """Return an int64 constant without axes."""
-        return self._constant(np.asarray(value, dtype=np.int64))
+        return self.fixed(np.asarray(value, dtype=np.int64))
 
     # -- operators ---------------------------------------------------------------------------------------------
 
     def op(self, kind: str, *inputs: ir.Value | None, **attributes: object) -> ir.Value:
         """Append one operator with one output."""
         value: ir.Value = self.tape.op(kind, list(inputs), attributes or None)  # type: ignore[arg-type]
+        return value
+
+    def ops(self, kind: str, *inputs: ir.Value, outputs: int) -> Sequence[ir.Value]:
+        """Append one operator with several outputs."""
+        values: Sequence[ir.Value] = self.tape.op_multi_out(kind, list(inputs), num_outputs=outputs)
+        return values
+
+    def cast(self, x: ir.Value, to: ir.DataType) -> ir.Value:
+        value = self.op("Cast", x, to=to.value)
+        value.shape, value.type = x.shape, ir.TensorType(to)
         return value
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:

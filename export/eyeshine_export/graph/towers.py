@@ -6,6 +6,8 @@ or end-of-text), and head.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -14,6 +16,7 @@ from eyeshine_export.graph.dense import DenseBlock, dense_forward
 from eyeshine_export.graph.explained import LowestBlock, Stack, class_row, gradients_of, spatial_weights
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form, Graph
+from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Head, Vjp
 from eyeshine_export.graph.weights import BlockWeights, TextWeights, VisionWeights
 
@@ -23,9 +26,10 @@ __all__ = ["encode_graph", "explain_graph", "text_graph"]
 def encode_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
     """pixels -> embedding, with the last block cut to the class row."""
     tower, tokens = _vision_tower(config, weights, form)
-    for block in weights.blocks[:-1]:
+    blocks = as_stored(weights.blocks, form)
+    for block in blocks[:-1]:
         tokens = tower.trunk_block(tokens, block)
-    output = _class_output_block(tower, tokens, weights.blocks[-1])
+    output = _class_output_block(tower, tokens, blocks[-1])
     head = _head(tower, "visual", output.out, weights)
     tower.g.output("embedding", head.unit, ["B", config.embed_dim])
     return _finish(tower.g, "encode", "pixels to image embedding")
@@ -34,7 +38,7 @@ def encode_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN)
 def explain_graph(config: ClipConfig, weights: VisionWeights, layers: int = 1, form: Form = PLAIN) -> ir.Model:
     """pixels and text -> embedding, similarity and the signals of the last ``layers`` blocks."""
     tower, tokens = _vision_tower(config, weights, form)
-    g, blocks, depth = tower.g, weights.blocks, len(weights.blocks)
+    g, blocks, depth = tower.g, as_stored(weights.blocks, form), len(weights.blocks)
     text, similarity_dims = g.input("text", ["P", config.embed_dim]), ["B", "P"]
     for block in blocks[: depth - layers]:
         tokens = tower.trunk_block(tokens, block)
@@ -65,14 +69,17 @@ def explain_graph(config: ClipConfig, weights: VisionWeights, layers: int = 1, f
 def text_graph(config: ClipConfig, weights: TextWeights, form: Form = PLAIN) -> ir.Model:
     """tokens -> text embedding; the last block computes the end-of-text row only.
 
-    The token axis is dynamic: what stands after the last end-of-text token can be left out by the caller.
+    The token axis is dynamic: what stands after the last end-of-text token can be left out by the caller. There is no
+    such graph in int8: a text is embedded once, its vector is used for ever.
     """
-    g = Graph(form)
+    g = Graph(replace(form, precision="fp32") if form.precision == "int8" else form)
     tower = Tower(g, config.text, causal=True)
     ids = g.input("tokens", ["P", "L"], ir.DataType.INT64)
     count, length = g.shape(ids, 0), g.shape(ids, 1)
-    embedded = g.op("Gather", tower.weight("text.token_embedding", weights.token_embedding), ids, axis=0)
-    positions = g.op("Slice", tower.weight("text.positions", weights.positions), g.integers(0), length, g.integers(0))
+    # Gathered as stored: the whole table in float32 would be the largest tensor of the graph.
+    embedded = g.op("Gather", g.stored("text.token_embedding", weights.token_embedding), ids, axis=0)
+    embedded = tower.explained.leave(embedded)
+    positions = g.op("Slice", g.weight("text.positions", weights.positions), g.integers(0), length, g.integers(0))
     tokens = Tokens(g.reshape(g.add(embedded, positions), -1, config.text.width), length)
     for block in weights.blocks[:-1]:
         tokens = tower.trunk_block(tokens, block)
@@ -134,13 +141,12 @@ def _vision_tower(config: ClipConfig, weights: VisionWeights, form: Form) -> tup
         pixels = g.slice(g.slice(pixels, 2, 0, rows * patch_h), 3, 0, columns * patch_w)
     # A convolution with stride = kernel is this reshape and one Gemm, without im2col and the transpose after it.
     patches = g.transpose(g.reshape(pixels, -1, 3, rows, patch_h, columns, patch_w), 0, 2, 4, 1, 3, 5)
-    flat = g.op(
-        "Gemm", g.reshape(patches, -1, 3 * patch_h * patch_w), tower.weight("visual.patch", weights.patch), transB=1
-    )
-    embedded = g.add(tower.tokens3d(flat, rows * columns), tower.weight("visual.positions", weights.positions))
+    flat = tower.explained.enter(g.reshape(patches, -1, 3 * patch_h * patch_w))
+    flat = tower.explained.leave(g.op("Gemm", flat, g.stored("visual.patch", weights.patch), transB=1))
+    embedded = g.add(tower.tokens3d(flat, rows * columns), g.weight("visual.positions", weights.positions))
     class_token = g.op(
         "Expand",
-        tower.weight("visual.class_token", weights.class_token.reshape(1, 1, -1)),
+        g.weight("visual.class_token", weights.class_token.reshape(1, 1, -1)),
         g.concat([g.shape(embedded, 0), g.integers(1, 1)], 0),
     )
     length = 1 + rows * columns
@@ -161,7 +167,7 @@ def _head(tower: Tower, name: str, row: ir.Value, weights: TextWeights | VisionW
     """LayerNorm, projection and length of one row [B, D]."""
     g = tower.g
     norm = tower.norm_kept(row, f"{name}.final_norm", weights.final_norm)
-    projection = tower.weight(f"{name}.projection", weights.projection)
+    projection = g.weight(f"{name}.projection", weights.projection)
     unit, inverse = _unit(g, g.op("Gemm", norm.value, projection))
     return Head(norm, projection, unit, inverse)
 

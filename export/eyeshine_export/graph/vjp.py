@@ -88,9 +88,9 @@ class Vjp:
         """W_expandᵀ(act'(a) * W_projectᵀ g); slope broadcasts against [B, P, ..., F]; result flat [.., D]."""
         g, tower = self.g, self.tower
         hidden_dim = block.expand[0].shape[0]
-        hidden = g.linear_vjp(self.flat(cotangent, self.width), tower.pair(f"{block.name}.project", block.project)[0])
+        hidden = g.linear_vjp(self.flat(cotangent, self.width), tower.matrix(block, "project"))
         hidden = g.mul(g.op("Reshape", hidden, self._like(cotangent, hidden_dim)), slope)
-        return g.linear_vjp(self.flat(hidden, hidden_dim), tower.pair(f"{block.name}.expand", block.expand)[0])
+        return g.linear_vjp(self.flat(hidden, hidden_dim), tower.matrix(block, "expand"))
 
     def _like(self, x: ir.Value, channels: int) -> ir.Value:
         """The shape of x with another last dimension."""
@@ -106,7 +106,7 @@ class Vjp:
     def out(self, block: BlockWeights, middle: ir.Value) -> ir.Value:
         """dc/dY -> dc/dO, same shape."""
         g = self.g
-        weight = self.tower.pair(f"{block.name}.out", block.out)[0]
+        weight = self.tower.matrix(block, "out")
         return g.op("Reshape", g.linear_vjp(self.flat(middle, self.width), weight), g.op("Shape", middle))
 
     # -- one row -----------------------------------------------------------------------------------------------
@@ -152,13 +152,8 @@ class Vjp:
     def qkv(self, block: BlockWeights, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
         """dc/dU flat from dc/dQ, dc/dK, dc/dV of any leading shape."""
         total: ir.Value | None = None
-        for name, pair, cotangent in (
-            ("query", block.query, query),
-            ("key", block.key, key),
-            ("value", block.value, value),
-        ):
-            weight = self.tower.pair(f"{block.name}.{name}", pair)[0]
-            total = self.g.linear_vjp(self.flat(cotangent, self.width), weight, total)
+        for part, cotangent in (("query", query), ("key", key), ("value", value)):
+            total = self.g.linear_vjp(self.flat(cotangent, self.width), self.tower.matrix(block, part), total)
         assert total is not None
         return total
 

@@ -23,7 +23,10 @@ StateDict = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """One pre-LN block; matrices are [out, in]. LayerScale is folded into ``out`` and ``project``."""
+    """One pre-LN block; matrices are [out, in]. LayerScale is folded into ``out`` and ``project``.
+
+    ``int8`` says that a graph keeps the matrices in 8 bits.
+    """
 
     name: str
     norm1: tuple[Array, Array]
@@ -34,6 +37,7 @@ class BlockWeights:
     norm2: tuple[Array, Array]
     expand: tuple[Array, Array]
     project: tuple[Array, Array]
+    int8: bool = False
 
 
 @dataclass(frozen=True)
