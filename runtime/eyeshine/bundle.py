@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from eyeshine.errors import BundleError, SignalError
 from eyeshine.manifest import GraphInfo, Manifest
 
-__all__ = ["Bundle", "default_bundle", "sha256_of"]
+__all__ = ["HEADS", "Bundle", "default_bundle", "sha256_of"]
+
+HEADS: Final = "heads.npy"
+"""What head selection projects by; its blocks are those of the deepest graph."""
 
 
 def default_bundle() -> Path:
@@ -124,6 +128,21 @@ class Bundle:
                 cure=f"eyeshine export MODEL --layers {max(blocks, 2)} --out FOLDER" if blocks > 1 else "export again",
             )
         return min(fitting)[1]
+
+    def head_projection(self, blocks: int) -> NDArray[np.float32]:
+        """[K, D, E] of the last ``blocks`` blocks: what each channel of the heads' outputs adds to the embedding.
+
+        Raises:
+            SignalError: the bundle has none, or of fewer blocks.
+        """
+        path = self.folder / HEADS
+        found = np.load(path, mmap_mode="r", allow_pickle=False) if HEADS in self.manifest.files else np.empty(0)
+        if len(found) < blocks:
+            raise SignalError(
+                f"bundle {self.name} cannot score the heads of {blocks} block(s)", got=f"those of {len(found)}",
+                cure=f"eyeshine export MODEL --layers {max(blocks, 2)} --out FOLDER" if blocks > 1 else "export again",
+            )  # fmt: skip
+        return np.ascontiguousarray(found[-blocks:])
 
     def golden(self) -> dict[str, NDArray[np.generic]]:
         """Golden inputs and outputs: ``in/NAME`` and ``GRAPH/OUTPUT``."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -12,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
+from eyeshine.concept.contrast import Contrast, contrast_target
 from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options
 from eyeshine.errors import BundleError, EngineError, FallbackWarning, OptionError
 from eyeshine.explanation import Explanation, check_finite
 from eyeshine.images import ImageLike, load_image
-from eyeshine.methods import BlockSignals, Method
+from eyeshine.methods import BlockSignals, ConceptAttribution, Method
 from eyeshine.preprocess import Preprocess
 from eyeshine.request import Clock, Request, as_list, make_request
 from eyeshine.sessions import Sessions
@@ -28,6 +30,7 @@ from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
 if TYPE_CHECKING:
     from eyeshine.device import DeviceExplanation
+    from eyeshine.metrics import Evaluation
 
 __all__ = ["Backend", "Explainer"]
 
@@ -81,6 +84,7 @@ class Explainer:
         self._sessions = Sessions(bundle, self.options, check=check)
         self.texts = TextEncoder(tokenizer, lambda: self._session("text"), templates, text_cache)
         self._fell_back: str | None = None
+        self._projections: dict[int, Any] = {}
 
     @classmethod
     def load(
@@ -149,7 +153,8 @@ class Explainer:
             images: a path, a PIL image, or a uint8 or float (0..1) array; a list of them is a batch.
             texts: P texts; a text that was seen before costs no text forward.
             method: a name from ``eyeshine methods``, or a ``Method``.
-            against: explain each text rather than these, or rather than the "rest" of the texts.
+            against: explain each text rather than these, rather than the "rest" of the texts, or rather than a contrast
+                that is chosen for each image ("auto" or ``ContrastOptions``; one ``encode`` more).
             truncate: accept texts that are longer than the context and cut them.
 
         Raises:
@@ -162,7 +167,7 @@ class Explainer:
         call = self._call(images, texts, method, against, truncate)
         run = call.session.run(call.inputs, call.outputs)
         call.clock.lap("graph")
-        maps = self._maps(call.request, run.outputs)
+        maps = self._maps(call, run.outputs)
         check_finite(maps, call.request.method.name)
         call.clock.lap("maps")
         similarities = run.outputs["similarity"][:, : len(call.request.texts)]
@@ -193,7 +198,7 @@ class Explainer:
         run = call.session.run_on_device(call.inputs, call.outputs)
         call.clock.lap("graph")
         signals = tensors(run.outputs)
-        maps = self._maps(call.request, signals)
+        maps = self._maps(call, signals)
         similarities = signals["similarity"][:, : len(call.request.texts)].clone()
         wait(maps)
         call.clock.lap("maps")
@@ -208,6 +213,23 @@ class Explainer:
         """Unit text embeddings [P, E]."""
         return self.texts.encode(check_texts(texts), truncate=truncate)
 
+    def evaluate(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        *,
+        metrics: Any = None,
+        method: str | Method = "grad_eclip",
+        against: Against = None,
+        truncate: bool = False,
+        **truth: Any,
+    ) -> Evaluation:
+        """``explain``, and score the maps; ``metrics``, what else to pass and errors: see ``metrics.evaluate``."""
+        from eyeshine.metrics import evaluate
+
+        explanation = self.explain(images, texts, method=method, against=against, truncate=truncate)
+        return evaluate(self, explanation, metrics=metrics, truncate=truncate, **truth)
+
     def _call(
         self,
         images: ImageLike | Sequence[ImageLike],
@@ -221,22 +243,49 @@ class Explainer:
         preprocess, manifest = self.preprocess, self.bundle.manifest
         request = make_request(images, texts, method, against, preprocess=preprocess, manifest=manifest)
         clock.lap("preprocess")
+        details: dict[str, Any] = {}
+        if request.contrast is not None:
+            request, details["contrast"] = self._contrasted(request, truncate)
+            clock.lap("contrast")
         vectors = self.texts.encode(request.target.prompts, truncate=truncate)
         clock.lap("text")
         graph = self.bundle.cheapest(request.method.signals | {"similarity"}, request.method.blocks)
         session = self._session(graph)
         clock.lap("load")
         outputs = ["similarity", *sorted(request.method.signals)]
-        return _Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock)
+        return _Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock, details)
 
-    def _maps(self, request: Request, outputs: Mapping[str, Any]) -> Any:
-        """Maps [B, P, h, w] from the outputs of a graph, of their kind."""
-        method, count = request.method, len(request.texts)
+    def _contrasted(self, request: Request, truncate: bool) -> tuple[Request, list[list[Contrast]]]:
+        """The request with a contrast chosen for each image and text, and the choices."""
+        assert request.contrast is not None
+        images = self._session("encode").run({"pixels": request.pixels}, ["embedding"]).outputs["embedding"]
+        encode = partial(self.texts.encode, truncate=truncate)
+        scale = self.bundle.manifest.model.logit_scale
+        target, choices = contrast_target(request.texts, images, encode, request.contrast, scale)
+        return replace(request, target=target), choices
+
+    def _maps(self, call: _Call, outputs: Mapping[str, Any]) -> Any:
+        """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
+        request, method = call.request, call.request.method
         read = {name: last_blocks(name, outputs[name], method.blocks) for name in method.signals}
         if "gradient" in read:
             read["gradient"] = request.target.combine(read["gradient"])
-        maps = method.maps(BlockSignals(**read, backend=self.backend), count)
-        return maps.reshape(len(request.photos), count, *self.bundle.manifest.grid)
+        if "text" in method.needs:
+            read["text"] = _like(outputs["similarity"], call.inputs["text"][: len(request.texts)])
+        if "head_projection" in method.needs:
+            read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
+        signals = BlockSignals(**read, backend=self.backend)
+        if isinstance(method, ConceptAttribution):
+            maps, call.details["heads"] = method.attribute(signals)
+        else:
+            maps = method.maps(signals, len(request.texts))
+        return maps.reshape(len(request.photos), len(request.texts), *self.bundle.manifest.grid)
+
+    def _head_projection(self, blocks: int, beside: Any) -> Any:
+        """The bundle's constant, of the kind of ``beside`` and where it is; read once."""
+        if blocks not in self._projections:
+            self._projections[blocks] = _like(beside, self.bundle.head_projection(blocks))
+        return self._projections[blocks]
 
     def _facts(self, call: _Call, provider: str) -> dict[str, Any]:
         """What a result says beside its maps."""
@@ -251,6 +300,8 @@ class Explainer:
             "bundle": self.bundle.name,
             "engine": engine if self._fell_back is None else {**engine, "fell_back": self._fell_back},
             "timings_ms": call.clock.timings_ms(),
+            "background": getattr(request.method, "background", 0.0),
+            "details": call.details,
         }
 
     def _session(self, name: str) -> Session:
@@ -267,6 +318,12 @@ class _Call:
     inputs: dict[str, NDArray[np.generic]]
     outputs: list[str]
     clock: Clock
+    details: dict[str, Any]
+
+
+def _like(beside: Any, array: NDArray[Any]) -> Any:
+    """The array as it is, or as a torch tensor where ``beside`` is one."""
+    return array if isinstance(beside, np.ndarray) else beside.new_tensor(array)
 
 
 def _checked_backend(backend: Backend, options: EngineOptions) -> Backend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eyeshine.errors import EngineError, OptionError
 from eyeshine.preprocess import CropBox
-from eyeshine.upsample import Scale, normalize_maps, to_image
+from eyeshine.upsample import Scale, normalize_maps, suppress, to_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +33,9 @@ class Facts:
         bundle: name of the bundle.
         engine: provider, threads and determinism of the run, graph, backend of the kernels.
         timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps, total; milliseconds, whole call.
+        background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
+        details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contrast" (``Contrast`` of each
+            image and text).
     """
 
     texts: tuple[str, ...]
@@ -43,6 +46,8 @@ class Facts:
     bundle: str
     engine: dict[str, Any]
     timings_ms: dict[str, float]
+    background: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def picture_scale(self) -> Scale:
@@ -87,7 +92,13 @@ class Explanation(Facts):
         return np.stack(per_image) if len(shapes) == 1 else per_image
 
     def overlay(
-        self, image: int = 0, prompt: int = 0, *, scale: Scale | None = None, size: tuple[int, int] | None = None
+        self,
+        image: int = 0,
+        prompt: int = 0,
+        *,
+        scale: Scale | None = None,
+        size: tuple[int, int] | None = None,
+        background: float | None = None,
     ) -> Image:
         """The image with one heat map over it, a PIL image.
 
@@ -96,24 +107,29 @@ class Explanation(Facts):
             prompt: index of the text.
             scale: as in ``heatmaps``; by default "shared" where there are several prompts, else "each".
             size: (height, width) of the picture; by default the image's own.
+            background: patches up to this share of the largest heat are left dark; by default what the method says.
 
         Raises:
-            OptionError: no such image or prompt.
+            OptionError: no such image or prompt, or a background outside 0..1.
         """
         from eyeshine.render import overlay, resize
 
         self._check("image", image, len(self.images))
         self._check("prompt", prompt, len(self.texts))
-        heat = to_image(normalize_maps(self.maps[image], scale or self.picture_scale)[prompt], self.crops[image], size)
+        heat = self.heatmap(image, scale or self.picture_scale, size, self._background(background))[prompt]
         photo = self.images[image] if size is None else resize(self.images[image], size)
         return overlay(photo, heat)
 
     def heatmap(
-        self, image: int = 0, scale: Scale = "each", size: tuple[int, int] | None = None
+        self, image: int = 0, scale: Scale = "each", size: tuple[int, int] | None = None, background: float = 0.0
     ) -> NDArray[np.float32]:
-        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``."""
+        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``, patches up to ``background`` x max left dark."""
         self._check("image", image, len(self.images))
-        return to_image(normalize_maps(self.maps[image], scale), self.crops[image], size)
+        heat = suppress(normalize_maps(self.maps[image], scale), background)
+        return to_image(heat, self.crops[image], size)
+
+    def _background(self, background: float | None) -> float:
+        return self.background if background is None else background
 
     def record(self, image: int = 0) -> dict[str, Any]:
         """What ``explain --json`` prints of one image, but for its name and files."""

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.concept import ContrastOptions
 from eyeshine.errors import InputError, OptionError
 from eyeshine.images import ImageLike, load_image
 from eyeshine.manifest import Manifest
@@ -46,7 +47,8 @@ class Request:
     Attributes:
         method: how to explain.
         texts: the P texts.
-        target: what of them is explained.
+        target: what of them is explained; the texts alone where a contrast is still to be chosen.
+        contrast: how it is to be chosen, or None.
         photos: uint8 [H, W, 3] each.
         crops: the part of each that the model sees.
         pixels: float32 [B, 3, Y, X], what the graph takes.
@@ -55,6 +57,7 @@ class Request:
     method: Method
     texts: tuple[str, ...]
     target: Target
+    contrast: ContrastOptions | None
     photos: tuple[NDArray[np.uint8], ...]
     crops: tuple[CropBox, ...]
     pixels: NDArray[np.float32]
@@ -76,7 +79,9 @@ def make_request(
     """
     chosen = get_method(method)
     listed = check_texts(texts)
-    target = make_target(listed, against)
+    contrast = ContrastOptions() if isinstance(against, str) and against == "auto" else against
+    automatic = contrast if isinstance(contrast, ContrastOptions) else None
+    target = make_target(listed, None if automatic else against)
     if against is not None and not chosen.uses_text:
         what = f"method {chosen.name} does not depend on the text"
         raise OptionError(what, got="against", cure="leave against out")
@@ -86,6 +91,7 @@ def make_request(
         method=chosen,
         texts=tuple(listed),
         target=target,
+        contrast=automatic,
         photos=tuple(photos),
         crops=tuple(_seen(item.crop, manifest) for item in prepared),
         pixels=np.stack([item.pixels for item in prepared]),

@@ -62,7 +62,7 @@ def save_image_results(explanation: Explanation, folder: Path, stem: str, index:
 
     make_folder(folder)
     written = []
-    heat = explanation.heatmap(index, explanation.picture_scale)
+    heat = explanation.heatmap(index, explanation.picture_scale, background=explanation.background)
     for number, text in enumerate(explanation.texts):
         path = folder / f"{stem}.{number + 1}-{_slug(text)[:40] or 'text'}.png"
         save_png(overlay(explanation.images[index], heat[number]), path)

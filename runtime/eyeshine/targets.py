@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,15 @@ from eyeshine.texts import check_texts
 
 __all__ = ["Against", "Target", "make_target"]
 
-Against = Sequence[str] | Literal["rest"] | None
+
+class ContrastChoice(Protocol):
+    """Settings of an automatic choice: ``eyeshine.concept.ContrastOptions``."""
+
+    candidates: Any
+    top: int
+
+
+Against = Sequence[str] | Literal["rest", "auto"] | ContrastChoice | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,8 @@ class Target:
     Attributes:
         name: as it stands in results.
         prompts: the distinct texts that the graph is given, the explained ones first.
-        weights: [P, len(prompts)]; row p makes the target of text p. None for the text alone.
+        weights: [P, len(prompts)], or [B, P, len(prompts)] where every image has its own; row p makes the target of
+            text p. None for the text alone.
     """
 
     name: str
@@ -41,7 +50,7 @@ class Target:
             return gradient
         weights = self.weights if isinstance(gradient, np.ndarray) else gradient.new_tensor(self.weights)
         images, prompts, *rest = gradient.shape
-        return (weights @ gradient.reshape(images, prompts, -1)).reshape(images, len(weights), *rest)
+        return (weights @ gradient.reshape(images, prompts, -1)).reshape(images, weights.shape[-2], *rest)
 
 
 def make_target(texts: Sequence[str], against: Against) -> Target:
@@ -61,7 +70,7 @@ def make_target(texts: Sequence[str], against: Against) -> Target:
     if isinstance(against, str):
         if against != "rest":
             raise OptionError(
-                "against must be a list of texts or 'rest'", got=repr(against), cure=f"against=[{against!r}]"
+                "against must be a list of texts, 'rest' or 'auto'", got=repr(against), cure=f"against=[{against!r}]"
             )
         if len(set(texts)) < 2:
             raise OptionError("against='rest' needs another text", got=repr(texts[0]), cure="pass two texts or more")

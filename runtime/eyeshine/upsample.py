@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from eyeshine.errors import OptionError
 from eyeshine.preprocess import CropBox
 
-__all__ = ["Scale", "check_scale", "normalize_maps", "to_image"]
+__all__ = ["Scale", "check_scale", "normalize_maps", "suppress", "to_image"]
 
 Scale = Literal["each", "shared"]
 """``"each"``: every map fills 0..1. ``"shared"``: the maps of an image stay comparable with each other."""
@@ -98,6 +98,24 @@ def normalize_maps(maps: NDArray[np.float32], scale: Scale = "each") -> NDArray[
     low = maps.min(axis=(1, 2), keepdims=True)
     above = maps - low
     return _divide(above, above.max(axis=(1, 2), keepdims=True))
+
+
+def suppress(maps: NDArray[np.float32], background: float) -> NDArray[np.float32]:
+    """Set patches up to ``tau = background * max`` of each map to 0 (Concept Attribution, eq. 6 and 7).
+
+    Args:
+        maps: float32 ``[P, gh, gw]``, not negative.
+        background: 0..1 without 1; 0 changes nothing.
+
+    Raises:
+        OptionError: another background.
+    """
+    if isinstance(background, bool) or not 0 <= background < 1:
+        raise OptionError("background outside its range", got=repr(background), allowed="0..1 without 1")
+    if not background:
+        return maps
+    threshold = np.float32(background) * maps.max(axis=(1, 2), keepdims=True)
+    return np.where(maps <= threshold, np.float32(0), maps)
 
 
 def check_scale(scale: object) -> None:

@@ -197,7 +197,12 @@ def test_inspect_shows_graphs_hashes_parity_and_licence(tiny_bundle, capsys, mon
 
 def test_methods_are_listed(capsys):
     assert run("methods", "--json") == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["grad_eclip", "chefer", "attention"]
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        "grad_eclip",
+        "chefer",
+        "attention",
+        "concept_attribution",
+    ]
 
 
 def test_export_from_the_command_line(tmp_path, capsys):

@@ -285,7 +285,7 @@ def test_truncate_accepts_a_long_text(explainer):
 def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explainer):
     class Flow:
         name, signals, uses_text, cost, reference = "flow", frozenset({"patch_tokens"}), True, "patches", ""
-        blocks = 1
+        blocks, needs = 1, frozenset()
 
         def maps(self, signals, prompts):
             raise AssertionError("never reached")
@@ -297,7 +297,7 @@ def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explai
 def test_a_map_that_is_not_finite_never_leaves(explainer):
     class Broken:
         name, signals, uses_text, cost, reference = "broken", frozenset({"class_attention"}), False, "graph", ""
-        blocks = 1
+        blocks, needs = 1, frozenset()
 
         def maps(self, signals, prompts):
             return np.full((1, prompts, signals.class_attention.shape[3] - 1), np.nan, np.float32)

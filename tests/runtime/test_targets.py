@@ -47,7 +47,7 @@ def test_a_text_may_also_stand_in_against():
     ("texts", "against", "said"),
     [
         (["a"], "rest", "needs another text"),
-        (["a", "b"], "others", "list of texts or 'rest'"),
+        (["a", "b"], "others", "list of texts"),
         (["a"], [], "empty"),
         (["a"], ["a"], "against itself"),
     ],

@@ -8,11 +8,14 @@ from eyeshine.errors import OptionError
 from eyeshine.methods.attention import Attention
 from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
+from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
 
-__all__ = ["METHODS", "Attention", "BlockSignals", "Chefer", "GradEclip", "Method", "get_method"]
+__all__ = ["METHODS", "Attention", "BlockSignals", "Chefer", "ConceptAttribution", "GradEclip", "Method", "get_method"]
 
-METHODS: Final[dict[str, Method]] = {method.name: method for method in (GradEclip(), Chefer(), Attention())}
+METHODS: Final[dict[str, Method]] = {
+    method.name: method for method in (GradEclip(), Chefer(), Attention(), ConceptAttribution())
+}
 
 
 def get_method(method: str | Method) -> Method:

@@ -16,6 +16,7 @@ class Attention:
 
     name: ClassVar[str] = "attention"
     signals: ClassVar[frozenset[str]] = frozenset({"class_attention"})
+    needs: ClassVar[frozenset[str]] = frozenset()
     blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = False
     cost: ClassVar[str] = "graph"

@@ -30,6 +30,8 @@ class BlockSignals:
         spatial_weights: [B, K, N] in 0..1.
         class_attention: [B, K, H, T].
         gradient: [B, P, K, D], of the target, heads concatenated.
+        text: [P, E], unit vectors of the explained texts.
+        head_projection: [K, D, E], what each channel of the heads adds to the embedding; a constant of the model.
     """
 
     backend: Backend = "reference"
@@ -39,6 +41,8 @@ class BlockSignals:
     spatial_weights: Array | None = None
     class_attention: Array | None = None
     gradient: Array | None = None
+    text: Array | None = None
+    head_projection: Array | None = None
 
 
 class Method(Protocol):
@@ -47,6 +51,7 @@ class Method(Protocol):
     Attributes:
         name: in the registry, in results and on the command line.
         signals: names of the signals it reads; the runtime runs the cheapest graph that has them.
+        needs: what else it reads: "text", "head_projection".
         blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
         cost: "graph" (nothing beyond the graph) or "patches" (arithmetic over patches).
@@ -55,6 +60,7 @@ class Method(Protocol):
 
     name: ClassVar[str]
     signals: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]]
     uses_text: ClassVar[bool]
     cost: ClassVar[str]
     reference: ClassVar[str]

@@ -20,6 +20,7 @@ class Chefer:
 
     name: ClassVar[str] = "chefer"
     signals: ClassVar[frozenset[str]] = frozenset({"values", "class_attention", "gradient"})
+    needs: ClassVar[frozenset[str]] = frozenset()
     blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True
     cost: ClassVar[str] = "patches"

@@ -27,6 +27,7 @@ class GradEclip:
 
     name: ClassVar[str] = "grad_eclip"
     signals: ClassVar[frozenset[str]] = frozenset({"spatial_weights", "values", "gradient"})
+    needs: ClassVar[frozenset[str]] = frozenset()
     blocks: ClassVar[int] = 1
     uses_text: ClassVar[bool] = True
     cost: ClassVar[str] = "patches"
