@@ -216,6 +216,18 @@ def test_a_nan_of_a_crop_shows(device):
     assert not heat[2].any()
 
 
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_a_crop_between_two_centres_shows_nothing(backend, device):
+    """Places beside it are further off than an int32 counts."""
+    start = np.float32(4.1)
+    crops = np.array([[0, start, 2, np.nextafter(start, np.float32(5))]], np.float32)
+    given = [np.ones((1, 1, 1, 577), np.float32), crops]
+    if backend == "triton":
+        given = [torch.from_numpy(array).to(device) for array in given]
+    heat = upsample(given[0], (2, 300), crops=given[1], backend=backend)
+    assert not heat.any()
+
+
 PTX = """
 import json, sys
 from triton.backends.compiler import GPUTarget
