@@ -1,1 +1,0 @@
-"""Train, check and ship the captioner: a small decoder that cross-attends to the patches of the embedded model."""
