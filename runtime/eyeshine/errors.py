@@ -8,6 +8,7 @@ EyeshineError
 ├── BundleError           a bundle that is missing, damaged, or of another version
 │   └── SignalError       a bundle that lacks the signals a method needs
 ├── EngineError           the inference engine refused or failed
+├── ResponderError        whoever was asked about an image cannot be reached, or answers something else
 ├── OutputError           a result that cannot be written
 └── ExportError           a checkpoint that cannot be exported
     ├── ExportUsageError  what was asked for does not exist or is not clear; an OptionError as well
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "OptionError",
     "OutputError",
+    "ResponderError",
     "SignalError",
     "TextError",
     "UnknownWordsWarning",
@@ -82,6 +84,10 @@ class SignalError(BundleError):
 
 class EngineError(EyeshineError):
     """The inference engine refused a graph or failed to run it."""
+
+
+class ResponderError(EyeshineError):
+    """A responder that cannot be reached, refuses, does not answer in time, or answers something else."""
 
 
 class OutputError(EyeshineError):

@@ -8,15 +8,71 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.engine import Session
 from eyeshine.errors import OptionError, TextError, UnknownWordsWarning
 from eyeshine.tokenizer import Tokenizer
 
-__all__ = ["TextEncoder", "check_texts"]
+__all__ = ["TextEncoder", "TextVector", "check_texts"]
 
 Vector = NDArray[np.float32]
+
+
+class TextVector(str):
+    """A text that comes with its own vector: from another model, or a mean of several texts.
+
+    It goes wherever a text goes, and is explained by its vector; as a string it is the name that results show. It
+    equals nothing but itself, so that it is never taken for the text that it is named after.
+
+    Args:
+        name: not blank.
+        vector: [E], a direction in the joint space of the bundle, of any length but 0.
+
+    Attributes:
+        vector: float32 [E], of length 1, read-only.
+
+    Raises:
+        TextError: a blank name, or a vector that is not one-dimensional, not finite or all zeros.
+    """
+
+    vector: Vector
+
+    def __new__(cls, name: str, vector: ArrayLike) -> TextVector:
+        if not isinstance(name, str) or not name.strip():
+            raise TextError("a text vector needs a name", got=repr(name), allowed="a text that is not blank")
+        values = _numbers(name, vector)
+        length = float(np.linalg.norm(values))
+        if not np.isfinite(length) or length == 0:
+            got = "zeros" if length == 0 else "values that are not finite"
+            raise TextError(f"the vector of {name!r} has no direction", got=got, allowed="finite numbers, not all 0")
+        self = super().__new__(cls, name)
+        self.vector = (values / length).astype(np.float32)
+        self.vector.flags.writeable = False
+        return self
+
+    def __getnewargs__(self) -> tuple[str, Vector]:  # type: ignore[override]  # str has its text alone
+        return str(self), self.vector
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+
+def _numbers(name: str, vector: ArrayLike) -> NDArray[np.float64]:
+    """The vector as float64 [E]: the square of a large float32 would overflow."""
+    try:
+        values = np.asarray(vector, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TextError(f"the vector of {name!r} is not numeric", got=type(vector).__name__, allowed="[E]") from error
+    if values.ndim != 1 or not values.size:
+        raise TextError(f"the vector of {name!r} is of another shape", got=list(values.shape), allowed="[E]")
+    return values
 
 
 def check_texts(texts: Sequence[str], what: str = "text") -> list[str]:
@@ -74,11 +130,11 @@ class TextEncoder:
         """Unit vectors [P, E].
 
         Args:
-            texts: P texts, not blank.
+            texts: P texts, not blank; the vector of a ``TextVector`` is taken as it is.
             truncate: accept a text that is longer than the context and cut it.
 
         Raises:
-            TextError: a text longer than the context, unless ``truncate``.
+            TextError: a text longer than the context, unless ``truncate``; or a vector of another space.
 
         Warns:
             UnknownWordsWarning: words that the model never saw, named.
@@ -87,6 +143,7 @@ class TextEncoder:
             known = {text: self._cache[text, truncate] for text in texts if (text, truncate) in self._cache}
             for text in known:
                 self._cache.move_to_end((text, truncate))
+        known.update((text, self._checked(text)) for text in texts if isinstance(text, TextVector))
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if missing:
             fresh = self._forward(missing, truncate)
@@ -96,6 +153,16 @@ class TextEncoder:
                 while len(self._cache) > self.capacity:
                     self._cache.popitem(last=False)
         return np.stack([known[text] for text in texts])
+
+    def _checked(self, text: TextVector) -> Vector:
+        """The vector, if it is one of this model's joint space."""
+        width = self._session().output_dims["text_embedding"][1]
+        if text.vector.size != width:
+            cure = "project it into the joint space of this bundle"
+            raise TextError(
+                f"the vector of {text!r} is of another space", got=text.vector.size, allowed=str(width), cure=cure
+            )
+        return text.vector
 
     def _forward(self, texts: list[str], truncate: bool) -> list[Vector]:
         templates = self.templates or ("{}",)
