@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 
-from eyeshine.bundle import sha256_of
+from eyeshine.bundle import HEADS, sha256_of
 from eyeshine.errors import ExportError, OptionError, OutputError
 from eyeshine.manifest import (
     MANIFEST,
@@ -36,6 +37,7 @@ from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET, Form
 from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.heads import head_projection
 from eyeshine_export.parity import Oracle, check_graphs
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
@@ -155,8 +157,9 @@ def check_target(out: Path, force: bool) -> None:
 
 
 def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) -> Manifest:
-    graphs, models = _build(source, options)
+    graphs, models, heads = _build(source, options)
     write_graphs(models, folder)
+    np.save(folder / HEADS, heads, allow_pickle=False)
     tokenizer = _write_tokenizer(source, folder)
     oracle = Oracle.of(source)
     parity = check_graphs(folder, graphs, oracle, options.precision)
@@ -182,8 +185,8 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
     return manifest
 
 
-def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict[str, ir.Model]]:
-    """Graph name -> explained blocks, and graph name -> model."""
+def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict[str, ir.Model], NDArray[np.float32]]:
+    """Graph name -> explained blocks, graph name -> model, and what the explained heads are projected by."""
     config, form = source.config, options.form()
     state = {name: tensor.numpy() for name, tensor in source.state.items()}
     normalisation = source.normalisation
@@ -198,7 +201,7 @@ def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict
     if options.layers is not None:
         graphs["deep"] = options.layers
         models["deep"] = explain_graph(config, vision, options.layers, form)
-    return graphs, models
+    return graphs, models, head_projection(vision, options.layers or 1)
 
 
 def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
