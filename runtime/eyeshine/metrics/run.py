@@ -1,0 +1,151 @@
+"""From an explanation to an evaluation: all masked images of a request, in shared batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice, tee
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.errors import EngineError, OptionError
+from eyeshine.explanation import Explanation
+from eyeshine.metrics.base import Metric, Score, View
+from eyeshine.metrics.case import Case
+from eyeshine.metrics.evaluation import Evaluation
+from eyeshine.metrics.presets import choose_metrics
+from eyeshine.metrics.truth import Truth, cases
+
+if TYPE_CHECKING:
+    from eyeshine.explainer import Explainer
+
+__all__ = ["evaluate"]
+
+Array = NDArray[np.float32]
+
+_FLAT = "the map has no contrast: it says nothing about where"
+
+
+def evaluate(
+    explainer: Explainer,
+    explanation: Explanation,
+    *,
+    metrics: Any = None,
+    negative: str | Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+    masks: Any = None,
+    max_batch: int = 32,
+    truncate: bool = False,
+) -> Evaluation:
+    """Score the maps of an explanation.
+
+    Masked images are made one at a time and encoded ``max_batch`` at a time, those of several metrics, texts and images
+    together; what is held is one batch and the embeddings of one map.
+
+    Args:
+        explainer: the one that explained.
+        explanation: what it explained.
+        metrics: a name of ``METRICS`` or ``PRESETS``, a metric, or several; or metrics by names of your own. By default
+            every metric that needs no more than is passed here, but for curves: they take up to hundreds of passes.
+        negative: a negative text for all texts, or one for each.
+        labels: the label set of scores by probability and rank; a text that is not in it is added for itself.
+        masks: bool, in the photo's size: [H, W], or [K, H, W] for K objects; of one image, one array for all texts or a
+            list of one for each; of several images, a list of that.
+        max_batch: most images of one forward pass, 1..4096; the engine's nearest size is taken.
+        truncate: accept texts that are longer than the context and cut them.
+
+    Raises:
+        OptionError: unknown metrics, one that needs more than was passed, masks of another shape, an explanation of
+            another bundle, or one that metrics adjusted.
+        TextError: a negative text or a label that cannot be encoded.
+        EngineError: the engine failed, or an embedding is not finite.
+    """
+    started = perf_counter()
+    if getattr(explanation, "adjusted", False):
+        raise OptionError(
+            "a map that was adjusted by metrics cannot be scored by metrics: it was tuned to them",
+            got="an adjusted explanation", cure="evaluate the explanation that it was made from",
+        )  # fmt: skip
+    if explanation.bundle != explainer.bundle.name:
+        raise OptionError("explained by another bundle", got=explanation.bundle, allowed=explainer.bundle.name)
+    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 1 <= max_batch <= 4096:
+        raise OptionError("max_batch is a number of images", got=repr(max_batch), allowed="1..4096")
+    truth = Truth.of(explanation, negative, labels, masks)
+    chosen = choose_metrics(metrics, truth.given)
+    encoder = _Encoder(explainer, max_batch)
+    found = cases(explainer, explanation, truth, truncate=truncate)
+    rows = list(_score(found, list(chosen.values()), encoder, len(explanation.texts)))
+    count = len(explanation.texts)
+    return Evaluation(
+        texts=explanation.texts,
+        metrics=chosen,
+        scores=tuple(tuple(rows[start : start + count]) for start in range(0, len(rows), count)),
+        method=explanation.method,
+        target=explanation.target,
+        bundle=explanation.bundle,
+        engine=encoder.facts,
+        encoded=encoder.encoded,
+        batch=encoder.batch,
+        wall_ms=(perf_counter() - started) * 1e3,
+    )
+
+
+def _score(
+    found: Iterator[Case], metrics: list[Metric], encoder: _Encoder, prompts: int
+) -> Iterator[tuple[Score, ...]]:
+    """The scores of each case. One iterator over the cases runs ahead to fill batches, the other reads embeddings."""
+    views = list(dict.fromkeys(view for metric in metrics for view in metric.views))
+    per_map = [view for view in views if view.uses_map]
+    ahead, behind = (enumerate(part) for part in tee(found))
+    vectors = encoder.stream(
+        frame
+        for number, case in ahead
+        for view in (per_map if number % prompts else views)
+        for frame in view.frames(case)
+    )
+    known: dict[View, Array] = {}
+    for number, case in behind:
+        for view in per_map if number % prompts else views:
+            known[view] = np.stack(list(islice(vectors, view.count)))
+        scores = (metric.read(case, known) for metric in metrics)
+        yield tuple(replace(score, flags=(_FLAT, *score.flags)) if case.is_flat else score for score in scores)
+
+
+class _Encoder:
+    """Encodes a stream of images in batches.
+
+    Attributes:
+        batch: images of a full batch: the size nearest to ``max_batch`` that the engine runs.
+        encoded: images so far.
+        facts: engine, provider and graph.
+    """
+
+    def __init__(self, explainer: Explainer, max_batch: int) -> None:
+        self._session, self._options = explainer._session("encode"), explainer.options
+        self._size = explainer.preprocess.size
+        self.batch, self.encoded = self._options.nearest("B", max_batch), 0
+        self.facts = {**self._options.metadata(), "provider": self._session.provider, "graph": "encode"}
+
+    def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
+        """Unit embeddings [E] of images [3, Y, X], in their order, a batch behind them."""
+        # One buffer for all batches: a frame is copied into it at once and may be written over after that.
+        buffer, filled = np.zeros((self.batch, 3, *self._size), np.float32), 0
+        for frame in frames:
+            buffer[filled] = frame
+            filled += 1
+            if filled == self.batch:
+                yield from self._run(buffer, filled)
+                filled = 0
+        if filled:
+            yield from self._run(buffer[: self._options.nearest("B", filled)], filled)
+
+    def _run(self, buffer: Array, filled: int) -> Array:
+        """Embeddings of the first ``filled`` images; the rest pads to a size that the engine runs."""
+        vectors = self._session.run({"pixels": buffer}, ["embedding"]).outputs["embedding"][:filled]
+        if not np.isfinite(vectors).all():
+            raise EngineError("an embedding is not finite", got="encode", cure="eyeshine verify on this provider")
+        self.encoded += filled
+        return vectors
