@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints.txt
 
-.PHONY: demo test test-all check format bench clean
+.PHONY: demo test test-all check format bench bench-gpu clean
 
 demo: $(VENV)/.runtime          ## explain the packaged street scene with the embedded model, pictures in out/
 	$(BIN)/eyeshine demo --out out
@@ -26,6 +26,12 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev             ## print the table, append rows to benchmarks/results/
 	$(BIN)/python -m benchmarks.run
+
+# The system's torch, where there is no .venv: a machine with a GPU has one that fits its driver.
+BENCH_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+bench-gpu:                      ## the same on a GPU, below 8 minutes; needs torch, triton and open_clip, installs nothing
+	PYTHONPATH=runtime:export:kernels:. $(BENCH_PYTHON) -m benchmarks.gpu
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -33,8 +34,7 @@ _TOKENIZER, _GOLDEN = "tokenizer.json", "golden.npz"
 
 def write_precision(source: Source, folder: Path, precision: str) -> None:
     """``encode`` and ``image`` in the given precision."""
-    options = ExportOptions() if precision == "fp32" else ExportOptions(precision=precision)  # type: ignore[call-arg]
-    form, weights = options.form(), _weights(source)
+    form, weights = ExportOptions(precision=cast(Any, precision)).form(), _weights(source)
     models = {
         "encode": encode_graph(source.config, weights, form),
         "image": explain_graph(source.config, weights, form=form),
@@ -143,7 +143,7 @@ def _write_manifest(source: Source, folder: Path, graphs: dict[str, GraphInfo], 
         weights=next(name for name in files if name.endswith((".bin", ".data"))),
         golden=_GOLDEN,
         opset=OPSET,
-        precision=precision,
+        precision=cast(Any, precision),  # Manifest checks it
         exporter={},
         files=files,
         parity={},

@@ -32,19 +32,16 @@ class BenchModel:
     Attributes:
         configuration: what it is.
         folder: holds the bundles.
+        network: open_clip's own model with the exported weights.
     """
 
     configuration: Configuration
     folder: Path
+    network: Any
 
     @property
     def name(self) -> str:
         return self.configuration.name
-
-    @cached_property
-    def network(self) -> Any:
-        """open_clip's own model with the exported weights."""
-        return self.configuration.build()
 
     @cached_property
     def source(self) -> Source:
@@ -55,7 +52,7 @@ class BenchModel:
         return self._made("full", lambda folder: export_bundle(self.source, folder))
 
     def precise(self, precision: str) -> Bundle:
-        """``encode`` and ``image`` in a precision."""
+        """``encode`` and ``image`` in "fp32", "fp16" or "int8"."""
         return self._made(precision, lambda folder: write_precision(self.source, folder, precision))
 
     def deep(self, blocks: int) -> Bundle:
@@ -65,7 +62,8 @@ class BenchModel:
     def plain(self, precision: str = "fp32") -> Bundle:
         """``plain``, open_clip's image encoder as torch.onnx exports it."""
         return self._made(
-            f"plain-{precision}", lambda folder: write_plain(self.source, self.network.visual, folder, precision)
+            f"plain-{precision}",
+            lambda folder: write_plain(self.source, self.network.visual, folder, precision),
         )
 
     def _made(self, name: str, write: Callable[[Path], object]) -> Bundle:
@@ -81,12 +79,18 @@ class BenchModel:
         return Bundle.open(folder, verify=False)
 
 
-def prepare(configuration: Configuration, root: Path = BENCH_FOLDER) -> BenchModel:
-    """The model of a configuration; what other sources exported is removed."""
+def prepare(configuration: Configuration, root: Path = BENCH_FOLDER, network: Any = None) -> BenchModel:
+    """The model of a configuration; what other sources exported is removed.
+
+    Args:
+        configuration: of the model.
+        root: holds a folder for every model.
+        network: ``configuration.build()`` where the caller has it.
+    """
     folder = root / configuration.name
     stamp, wanted = folder / "fingerprint", configuration.fingerprint()
     if not stamp.is_file() or stamp.read_text("utf-8") != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         stamp.write_text(wanted, "utf-8")
-    return BenchModel(configuration, folder)
+    return BenchModel(configuration, folder, configuration.build() if network is None else network)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks import eager, postprocess
@@ -18,7 +19,7 @@ from benchmarks.registry import ALL, CaseSpec
 from benchmarks.workload import Workload
 from eyeshine import Explainer
 from eyeshine.bundle import Bundle
-from eyeshine.engine import CudaOptions, EngineOptions, Session, TensorRtOptions
+from eyeshine.engine import CpuOptions, CudaOptions, EngineOptions, Session, TensorRtOptions
 from eyeshine.errors import EngineError
 from eyeshine.methods import BlockSignals, GradEclip
 from eyeshine.signals import last_blocks
@@ -40,7 +41,7 @@ class Bench:
         model: with its exports.
         workload: inputs and oracle.
         graphs: the bundle with ``encode`` and ``image`` of cases that name no precision.
-        options: the engine of cases that name none.
+        options: the engine of cases that name none; on the CPU torch gets as many threads.
         engines: those that cases name.
     """
 
@@ -57,14 +58,15 @@ class Bench:
         Raises:
             NotSupportedError: the engine is not there, or refuses the graph.
         """
-        threads = getattr(self.options, "threads", None)
+        if isinstance(self.options, CpuOptions):
+            torch.set_num_threads(self.options.threads)
         make: dict[str, Callable[[CaseSpec], Case]] = {
             "plain": lambda spec: self._embedding(spec, self.model.plain(self._precision(spec)), "plain"),
             "encode": lambda spec: self._embedding(spec, self._bundle(spec), "encode"),
             "explain": self._explain,
             "call": self._call,
             "embedded": self._embedded,
-            "eager": lambda spec: eager.make(spec, self.workload, self.model.network, threads=threads),
+            "eager": lambda spec: eager.make(spec, self.workload, self.model.network.visual),
             "post": self._post,
         }
         return make[spec.kind](spec)

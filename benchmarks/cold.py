@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gate import Case, check
+from benchmarks.judge import timing_rows
 from benchmarks.registry import CASES, GROUPS
-from benchmarks.rows import Row, timing_rows
+from benchmarks.rows import Row
 from benchmarks.timing import Timings
 from eyeshine import Explainer
 from eyeshine.verify import TOLERANCES

@@ -8,7 +8,7 @@ require gradients, as they do in a model that was just loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.nn import functional as F
@@ -19,29 +19,25 @@ from benchmarks.registry import CaseSpec
 if TYPE_CHECKING:
     from benchmarks.workload import Workload
 
-__all__ = ["EagerExplainer", "grad_eclip_map", "make", "synchronize"]
+__all__ = ["DTYPES", "EagerExplainer", "grad_eclip_map", "make", "synchronize"]
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES: Final = {"fp32": torch.float32, "fp16": torch.float16}
+"""What an eager network may compute in."""
 
 
-def make(
-    spec: CaseSpec, workload: Workload, network: Any, *, precision: str = "fp32", threads: int | None = None
-) -> Case:
+def make(spec: CaseSpec, workload: Workload, visual: Any, precision: str = "fp32") -> Case:
     """The encoder ("network") or the explanation ("eager") on the workload's device.
 
     Args:
         spec: of one of the two kinds.
         workload: inputs, device and oracle.
-        network: open_clip's model on that device and in that precision.
+        visual: open_clip's image tower on that device and in that precision.
         precision: "fp32" or "fp16".
-        threads: of torch on the CPU.
     """
-    if threads:
-        torch.set_num_threads(threads)
     device = workload.device
-    pixels = torch.from_numpy(workload.normalised).to(device, _DTYPES[precision])
-    text = torch.from_numpy(workload.text(max(spec.prompts, 1))).to(device, _DTYPES[precision])
-    explainer = EagerExplainer(network)
+    pixels = torch.from_numpy(workload.normalised).to(device, DTYPES[precision])
+    text = torch.from_numpy(workload.text(max(spec.prompts, 1))).to(device, DTYPES[precision])
+    explainer = EagerExplainer(visual)
 
     def run() -> Mapping[str, torch.Tensor]:
         found = explainer.explain(pixels, text) if spec.kind == "eager" else explainer.encode(pixels)
@@ -67,11 +63,11 @@ class EagerExplainer:
     """Explains a batch of images.
 
     Args:
-        network: open_clip's model, in evaluation mode.
+        visual: open_clip's image tower, in evaluation mode.
     """
 
-    def __init__(self, network: Any) -> None:
-        self.visual = network.visual
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
 
     def encode(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Normalised pixels [B, 3, Y, X] -> embedding [B, E], without autograd."""

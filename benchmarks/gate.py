@@ -41,6 +41,8 @@ class Case:
         precision: what its results are as precise as, a key of ``TOLERANCES``.
         bundle_hash: of the bundle that it reads; None without one.
         repeats: how often it is done for one time, which is divided by it.
+        least_bytes: that it must move: every input read once, every output written once; None where nobody asks.
+        tolerance: in place of that of its precision.
     """
 
     spec: CaseSpec
@@ -51,6 +53,8 @@ class Case:
     precision: str = "fp32"
     bundle_hash: str | None = None
     repeats: int = 1
+    least_bytes: int | None = None
+    tolerance: float | None = None
 
     def check(self) -> float:
         """Largest relative error of one run.
@@ -59,9 +63,10 @@ class Case:
             GateError: the result is wrong.
             NotSupportedError: there is no tolerance for its precision.
         """
-        if self.precision not in TOLERANCES:
+        tolerance = TOLERANCES.get(self.precision) if self.tolerance is None else self.tolerance
+        if tolerance is None:
             raise NotSupportedError(f"no tolerance for {self.precision}")
-        return check(self.spec.name, self.probe(), self.expected(), TOLERANCES[self.precision])
+        return check(self.spec.name, self.probe(), self.expected(), tolerance)
 
 
 def check(case: str, got: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:

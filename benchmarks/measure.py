@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.gate import Case, GateError, NotSupportedError
+from benchmarks.judge import missing_row, timing_rows
 from benchmarks.registry import CASES, CaseSpec, Limit
-from benchmarks.rows import Row, missing_row, timing_rows
+from benchmarks.rows import Row
 from benchmarks.timing import Plan, interleave
 
 __all__ = ["FAILED", "NOT_SUPPORTED", "measure"]
@@ -27,7 +28,9 @@ def measure(
     group: str,
     *,
     batch: int = 1,
+    precision: str | None = None,
     limits: Iterable[Limit] | None = None,
+    look: Callable[[Row, Case], Row] | None = None,
 ) -> list[Row]:
     """Rows of a group, one for every name.
 
@@ -40,24 +43,29 @@ def measure(
         plan: how long.
         origin: fields of ``Row`` that are the same for the whole run.
         model, group, batch, limits: as in ``timing_rows``.
+        precision: of the cases that are not timed.
+        look: adds to the row of a case what timing does not tell.
     """
     cases: dict[str, Case] = {}
     errors: dict[str, float] = {}
-    missing: list[Row] = []
+    notes: dict[str, str] = {}
     for name in names:
         try:
             case = make(CASES[name])
             errors[name], cases[name] = case.check(), case
         except NotSupportedError as error:
-            missing.append(missing_row(origin, model, group, name, f"{NOT_SUPPORTED}{error}", batch=batch))
+            notes[name] = f"{NOT_SUPPORTED}{error}"
         except GateError as error:
-            missing.append(missing_row(origin, model, group, name, f"{FAILED}{error}", batch=batch))
+            notes[name] = f"{FAILED}{error}"
         except Exception as error:
             # The first run on a machine nobody has seen must yield what it can; the traceback is kept.
             traceback.print_exc(file=sys.stderr)
-            note = f"{FAILED}{type(error).__name__}: {error}"
-            missing.append(missing_row(origin, model, group, name, note, batch=batch))
+            notes[name] = f"{FAILED}{type(error).__name__}: {error}"
+    missing = [
+        missing_row(origin, model, group, name, note, batch=batch, precision=precision) for name, note in notes.items()
+    ]
     if not cases:
         return missing
     timings = interleave({name: case.run for name, case in cases.items()}, plan)
-    return [*timing_rows(origin, model, group, timings, cases, errors, batch=batch, limits=limits), *missing]
+    rows = timing_rows(origin, model, group, timings, cases, errors, batch=batch, limits=limits)
+    return [*(look(row, cases[row.case]) if look else row for row in rows), *missing]

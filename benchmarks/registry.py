@@ -9,8 +9,11 @@ from typing import Final, Literal
 __all__ = [
     "ALL",
     "CASES",
+    "COPY",
+    "GPU_LIMITS",
     "GROUPS",
     "ITS_P50",
+    "LAUNCHES",
     "LIMITS",
     "MODELS",
     "SECOND",
@@ -21,7 +24,7 @@ __all__ = [
     "select",
 ]
 
-Kind = Literal["plain", "encode", "explain", "call", "embedded", "network", "eager", "post", "cold"]
+Kind = Literal["plain", "encode", "explain", "call", "embedded", "network", "eager", "post", "cold", "large"]
 ALL: Final = 0
 """In place of a number of blocks: the whole tower."""
 
@@ -36,7 +39,7 @@ class CaseSpec:
         kind: plain (torch.onnx's encoder), encode (encode.onnx), explain (the graph and the map), call
             (``Explainer.explain``), embedded (the same with the bundle that comes with the package), network (the
             encoder in eager PyTorch), eager (the explanation there, with autograd), post (what comes after the graph,
-            alone), cold (a process from its start to its first map).
+            alone), cold (a process from its start to its first map), large (one kernel on a shape that fills a GPU).
         prompts: P.
         blocks: explained blocks, the last ones; ``ALL`` for the whole tower.
         engine: short name of the engine; empty for the one that the run measures.
@@ -75,7 +78,8 @@ class Limit:
 
     Attributes:
         case: what is measured.
-        over: what it is compared with: a case, ``ITS_P50`` (then it is the case's p99) or ``SECOND``.
+        over: what it is compared with: a case, ``ITS_P50`` (then it is the case's p99), ``SECOND``, or
+            ``COPY`` (then it is the case's bandwidth).
         bound: of the ratio.
         at_least: whether the ratio must not be below instead.
         batch: images of the rows that it is meant for; None for all.
@@ -93,6 +97,7 @@ class Limit:
 
 ITS_P50: Final = "its p50"
 SECOND: Final = "1 s"
+COPY: Final = "copy bandwidth"
 
 CASES: Final = {
     spec.name: spec
@@ -121,6 +126,10 @@ CASES: Final = {
         CaseSpec("post-batched", "maps in eager torch, all prompts at once", "post", 10),
         CaseSpec("post-numpy", "maps in NumPy", "post", 10),
         CaseSpec("post-triton", "maps in Triton", "post", 10),
+        CaseSpec("copy", "copy of 256 MB", "large", 0),
+        CaseSpec("normalize", "normalize, 64 images x 1000 prompts x 729 patches", "large", 1000),
+        CaseSpec("upsample", "upsample, 64 images x 10 prompts to 480x640", "large", 10),
+        CaseSpec("overlay", "overlay, 64 images x 10 prompts at 480x640", "large", 10),
         CaseSpec("cold-first", "process start to first map, first time on a machine", "cold", 1),
         CaseSpec("cold", "process start to first map", "cold", 1),
     )
@@ -176,6 +185,18 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     ),
     "roads": (Limit("cold-first", SECOND, 1.0), Limit("cold", SECOND, 1.0)),
 }
+
+GPU_LIMITS: Final[tuple[Limit, ...]] = (
+    *(Limit(case, "plain", 1.05, batch=1) for case in ("explain-1", "explain-10")),
+    *(Limit(case, "plain", 0.97, batch=64) for case in ("explain-1", "explain-10")),
+    # Wanted are 10 x less time than the eager sequence, and two launches at most (LAUNCHES).
+    Limit("post-triton", "post-loop", 0.1),
+    *(Limit(case, COPY, 0.7, at_least=True) for case in ("normalize", "upsample", "overlay")),
+)
+"""On a GPU, for every model and precision."""
+
+LAUNCHES: Final = {"post-triton": 2}
+"""Most launches of a case."""
 
 
 def select(group: str, only: Collection[str], model: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from benchmarks.registry import CASES, ITS_P50, SECOND
+from benchmarks.registry import CASES, COPY, ITS_P50, LAUNCHES, SECOND
 from benchmarks.rows import Row
 
 __all__ = ["limit_text", "table"]
@@ -19,16 +19,18 @@ _LEFT: Final = {"case", "engine", "prec.", "wanted", ""}
 
 def table(title: str, rows: Sequence[Row]) -> str:
     """Rows of one group, with the wanted limits beside what was measured; a case without figures says why."""
-    cells = [_HEADINGS, *(_cells(row) for row in rows if row.note is None)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [title]
-    for row in cells:
+    lines, cells = [title], [_cells(row) for row in rows if row.note is None]
+    widths = [max(map(len, column)) for column in zip(_HEADINGS, *cells, strict=True)]
+    for row in [_HEADINGS, *cells] if cells else []:
         padded = (
             text.ljust(width) if heading in _LEFT else text.rjust(width)
             for text, width, heading in zip(row, widths, _HEADINGS, strict=True)
         )
         lines.append("  " + "  ".join(padded).rstrip())
-    lines += [f"  {_title(row)}: {row.note}" for row in rows if row.note is not None]
+    notes = {_title(row): row.note for row in rows if row.note is not None}
+    if len(notes) == len(rows) > 1 and len(set(notes.values())) == 1:
+        return f"{title}: {next(iter(notes.values()))}"
+    lines += [f"  {case}: {note}" for case, note in notes.items()]
     return "\n".join([*lines, ""])
 
 
@@ -42,6 +44,8 @@ def limit_text(row: Row) -> str:
         return f"p99 <= {row.bound:.2f} p50: {row.compared:.2f}"
     if row.over == SECOND:
         return f"<= {row.bound:.2f} s: {row.compared:.2f}"
+    if row.over == COPY:
+        return f">= {row.bound:.2f} of {COPY}: {row.compared:.2f}"
     sign = "<=" if (row.compared <= row.bound) == row.holds else ">="
     if row.over == row.base:
         return f"{sign} {row.bound:.2f}"
@@ -56,10 +60,17 @@ def _cells(row: Row) -> tuple[str, ...]:
         *(_number(value, 3 if (row.p50_ms or 1) < 1 else 2) for value in (row.p50_ms, row.p95_ms, row.p99_ms)),
         _number(row.images_per_second, 1),
         _number(row.ratio, 3),
-        limit_text(row),
+        limit_text(row) + _launches_text(row),
         "" if row.holds is None else "ok" if row.holds else "MISSED",
         "" if row.error is None else f"{row.error:.1e}",
     )
+
+
+def _launches_text(row: Row) -> str:
+    if row.launches is None:
+        return ""
+    wanted = f" (wanted <= {LAUNCHES[row.case]})" if row.case in LAUNCHES else ""
+    return f" {row.launches:g} launches{wanted}, {row.device_ms:.3f} ms on the GPU"
 
 
 def _title(row: Row) -> str:

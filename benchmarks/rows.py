@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from benchmarks.registry import CASES, ITS_P50, LIMITS, SECOND, Limit
-from benchmarks.timing import Timings
-
-if TYPE_CHECKING:
-    from benchmarks.gate import Case
-    from benchmarks.memory import PeakMemory
-
-__all__ = ["CPU_ROWS", "GPU_ROWS", "Row", "append", "memory_row", "missing_row", "newest", "read", "timing_rows"]
+__all__ = ["CPU_ROWS", "GPU_ROWS", "Row", "append", "newest", "read"]
 
 _RESULTS: Final = Path(__file__).parent / "results"
 CPU_ROWS: Final = _RESULTS / "cpu.jsonl"
 GPU_ROWS: Final = _RESULTS / "gpu.jsonl"
-_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -84,113 +76,11 @@ class Row:
     error: float | None = None
     bytes_moved: int | None = None
     bandwidth: float | None = None
-    launches: int | None = None
+    launches: float | None = None
     device_ms: float | None = None
     peak_bytes: int | None = None
     weights_bytes: int | None = None
     note: str | None = None
-
-
-def timing_rows(
-    origin: Mapping[str, Any],
-    model: str,
-    group: str,
-    timings: Timings,
-    cases: Mapping[str, Case],
-    errors: Mapping[str, float],
-    *,
-    batch: int = 1,
-    limits: Iterable[Limit] | None = None,
-) -> list[Row]:
-    """Rows of one group.
-
-    Args:
-        origin: run, machine, versions, commit, dirty, threads.
-        model, group: short names.
-        timings: of the cases; the first is what the others are compared with.
-        cases: by name, what was timed.
-        errors: case -> relative error.
-        batch: B.
-        limits: wanted ratios; by default those of the model.
-    """
-    base = next(iter(timings.wall_ms))
-    wanted = [x for x in (LIMITS.get(model, ()) if limits is None else limits) if x.batch in (None, batch)]
-    rows = []
-    for name in timings.wall_ms:
-        case = cases[name]
-        repeats = case.repeats
-        p50_ms = timings.percentile_ms(name, 50) / repeats
-        rows.append(
-            Row(
-                **origin,
-                model=model,
-                group=group,
-                case=name,
-                batch=batch,
-                prompts=case.spec.prompts,
-                engine=case.provider,
-                precision=case.precision,
-                bundle_hash=case.bundle_hash,
-                rounds=timings.rounds,
-                p50_ms=round(p50_ms, _DIGITS),
-                p95_ms=round(timings.percentile_ms(name, 95) / repeats, _DIGITS),
-                p99_ms=round(timings.percentile_ms(name, 99) / repeats, _DIGITS),
-                min_ms=round(timings.percentile_ms(name, 0) / repeats, _DIGITS),
-                images_per_second=round(1e3 * batch / p50_ms, 2),
-                base=base,
-                ratio=round(timings.ratio(name, base), _DIGITS),
-                error=errors[name],
-                **_limit(group, name, timings, wanted),
-            )
-        )
-    return rows
-
-
-def _limit(group: str, case: str, timings: Timings, limits: Iterable[Limit]) -> dict[str, Any]:
-    """The fields of a case's limit. A tail is judged where it is measured, by two sessions in turn."""
-    for limit in limits:
-        if limit.case != case or (limit.over == ITS_P50) != (group == "turns"):
-            continue
-        if limit.over == ITS_P50:
-            compared = timings.percentile_ms(case, 99) / timings.percentile_ms(case, 50)
-        elif limit.over == SECOND:
-            compared = timings.percentile_ms(case, 50) / 1e3
-        elif limit.over in timings.wall_ms:
-            compared = timings.ratio(case, limit.over)
-        else:
-            continue
-        holds = limit.holds(compared)
-        return {
-            "over": limit.over,
-            "compared": round(compared, _DIGITS),
-            "bound": round(limit.bound, 4),
-            "holds": holds,
-        }
-    return {}
-
-
-def missing_row(origin: Mapping[str, Any], model: str, group: str, case: str, note: str, *, batch: int = 1) -> Row:
-    """The row of a case without figures."""
-    return Row(**origin, model=model, group=group, case=case, batch=batch, prompts=CASES[case].prompts, note=note)
-
-
-def memory_row(origin: Mapping[str, Any], model: str, memory: PeakMemory, bundle_hash: str) -> Row:
-    """The row of a process that explains one image."""
-    return Row(
-        **origin,
-        model=model,
-        group="memory",
-        case="memory",
-        batch=1,
-        prompts=1,
-        bundle_hash=bundle_hash,
-        rounds=1,
-        compared=round(memory.peak_bytes / memory.limit_bytes, _DIGITS),
-        bound=1.0,
-        holds=memory.holds,
-        peak_bytes=memory.peak_bytes,
-        weights_bytes=memory.weights_bytes,
-    )
 
 
 def append(rows: Iterable[Row], path: Path) -> None:

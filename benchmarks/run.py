@@ -11,10 +11,11 @@ import typer
 from benchmarks import cold, environment, memory, report
 from benchmarks.bundles import BenchModel, prepare
 from benchmarks.cases import Bench
+from benchmarks.judge import memory_row
 from benchmarks.measure import FAILED, measure
 from benchmarks.models import configuration
 from benchmarks.registry import CASES, GROUPS, MODELS, Group, select
-from benchmarks.rows import CPU_ROWS, Row, append, memory_row
+from benchmarks.rows import CPU_ROWS, Row, append
 from benchmarks.timing import Plan
 from benchmarks.workload import Workload
 from eyeshine.engine import CpuOptions, OpenVinoOptions

@@ -67,20 +67,27 @@ class Workload:
             blocks: K.
             pixels, text: in place of this workload's own.
         """
-        normalisation = self.source.normalisation
         images = self.pixels[self._rows] if pixels is None else pixels
         texts = self.text(prompts) if text is None else text
-        signals = explain_reference(
-            self._state, self.source.config, torch.from_numpy(images).to(self.device),
-            torch.from_numpy(texts).to(self.device), blocks, normalisation.mean, normalisation.std,
-        )  # fmt: skip
+        found = self.on_device(
+            torch.from_numpy(images).to(self.device), torch.from_numpy(texts).to(self.device), blocks
+        )
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+    def on_device(self, pixels: torch.Tensor, text: torch.Tensor, blocks: int) -> dict[str, torch.Tensor]:
+        """The same from tensors on the device, left there."""
+        normalisation = self.source.normalisation
+        with torch.device(self.device):  # for the constants that the reference makes
+            signals = explain_reference(
+                self._state, self.source.config, pixels, text, blocks, normalisation.mean, normalisation.std
+            )
         query, keys, values = (signals[name][:, -1] for name in ("class_query", "keys", "values"))
         maps = [
             grad_eclip_map(signals["gradient"][:, prompt, -1], query, keys[:, 1:], values[:, 1:])
-            for prompt in range(prompts)
+            for prompt in range(len(text))
         ]
         found = {name: signals[name] for name in ("embedding", "similarity", "gradient")}
-        return {name: tensor.cpu().numpy() for name, tensor in {**found, "maps": torch.stack(maps, dim=1)}.items()}
+        return {**found, "maps": torch.stack(maps, dim=1)}
 
     @property
     def _rows(self) -> list[int]:
@@ -88,4 +95,5 @@ class Workload:
 
     @cached_property
     def _state(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device) for name, tensor in self.source.state.items()}
+        state = self.source.state
+        return {name: state[name].to(self.device) for name in state if name.startswith("visual.")}
