@@ -274,7 +274,7 @@ class Explainer:
             read["text"] = _like(outputs["similarity"], call.inputs["text"][: len(request.texts)])
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
-        signals = BlockSignals(**read, backend=self.backend)
+        signals = BlockSignals(**read, backend=self.backend, depth=self.bundle.manifest.model.layers)
         if isinstance(method, ConceptAttribution):
             maps, call.details["heads"] = method.attribute(signals)
         else:

@@ -141,8 +141,19 @@ class Explanation(Facts):
             "texts": list(self.texts),
             "similarities": [round(float(value), 6) for value in self.similarities[image]],
             "patch_grid": list(self.patch_grid),
+            **self._details(image),
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
         }
+
+    def _details(self, image: int) -> dict[str, Any]:
+        """What the method says beyond its maps, for JSON."""
+        rows: dict[str, Any] = {}
+        if "heads" in self.details:
+            heads = self.details["heads"]
+            rows["heads"] = [heads.chosen(image, prompt) for prompt in range(len(self.texts))]
+        if "contrast" in self.details:
+            rows["contrast"] = [choice.record() for choice in self.details["contrast"][image]]
+        return rows
 
     @staticmethod
     def _check(what: str, index: int, count: int) -> None:

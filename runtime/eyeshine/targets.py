@@ -22,8 +22,11 @@ __all__ = ["Against", "Target", "make_target"]
 class ContrastChoice(Protocol):
     """Settings of an automatic choice: ``eyeshine.concept.ContrastOptions``."""
 
-    candidates: Any
-    top: int
+    @property
+    def candidates(self) -> Any: ...
+
+    @property
+    def top(self) -> int: ...
 
 
 Against = Sequence[str] | Literal["rest", "auto"] | ContrastChoice | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -34,6 +35,15 @@ def explain(
     method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
+    against_auto: Annotated[
+        bool, typer.Option("--against-auto", help="Rather than what is in the image and least like the text.")
+    ] = False,
+    candidates: Annotated[str, typer.Option(help="For --against-auto: street, coco, or a file.")] = "street",
+    present: Annotated[int, typer.Option(help="For --against-auto: how many candidates count as present.")] = 10,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="NAME=VALUE of the method; repeat. See `eyeshine methods`.")
+    ] = None,
+    settings: Annotated[Path | None, typer.Option(help="JSON file of such settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on stdout.")] = False,
     provider: Provider = "cpu",
     precision: Precision = None,
@@ -49,17 +59,21 @@ def explain(
 ) -> None:
     """Show where the model looked in each image for each text."""
     from eyeshine.explainer import Explainer
-    from eyeshine.methods import get_method
+    from eyeshine.methods.configure import configure, parse_settings, read_settings
     from eyeshine.saving import Names, make_folder, save_image_results
     from eyeshine.targets import make_target
     from eyeshine.texts import check_texts
 
-    if against and against_rest:
-        raise OptionError("--against and --against-rest exclude each other", cure="pass one of them")
+    if sum(map(bool, (against, against_rest, against_auto))) > 1:
+        raise OptionError("--against, --against-rest and --against-auto exclude each other", cure="pass one of them")
     rather: Against = "rest" if against_rest else against or None
+    if against_auto:
+        from eyeshine.concept import ContrastOptions
+
+        rather = ContrastOptions(candidates=candidates, top=present)
     # What is wrong with the request is said once, before any image is read.
-    get_method(method)
-    make_target(check_texts(text), rather)
+    chosen = configure(method, {**(read_settings(settings) if settings else {}), **parse_settings(setting or ())})
+    make_target(check_texts(text), None if against_auto else rather)
     if out is not None:
         make_folder(out)
     engine = options_of(provider, threads, precision, device)
@@ -75,7 +89,7 @@ def explain(
     with _progress(images) as each:
         for image in each:
             try:
-                result = explainer.explain(image, text, method=method, against=rather, truncate=truncate)
+                result = explainer.explain(image, text, method=chosen, against=rather, truncate=truncate)
                 stem = names.stem(image)
                 files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
             except (ImageError, EngineError, OutputError) as error:
@@ -94,6 +108,7 @@ def explain(
 def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False) -> None:
     """List the attribution methods."""
     from eyeshine.methods import METHODS
+    from eyeshine.methods.configure import settings_of
 
     if as_json:
         rows = [
@@ -102,11 +117,12 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on std
                 "cost": m.cost,
                 "uses_text": m.uses_text,
                 "signals": sorted(m.signals),
+                "settings": settings_of(m),
                 "reference": m.reference,
             }
             for m in METHODS.values()
         ]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        typer.echo(json.dumps(rows, ensure_ascii=False, default=asdict))
         return
     from rich.console import Console
     from rich.table import Table
@@ -115,6 +131,9 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on std
     for m in METHODS.values():
         table.add_row(m.name, m.cost, "yes" if m.uses_text else "no", ", ".join(sorted(m.signals)), m.reference)
     Console().print(table)
+    for m in METHODS.values():
+        listed = ", ".join(f"{name}={value}" for name, value in settings_of(m).items())
+        typer.echo(f"{m.name}: {listed or 'no settings'}")
 
 
 @contextmanager

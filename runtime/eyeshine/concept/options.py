@@ -34,7 +34,7 @@ class ConceptOptions:
         strategy: "layers" (all heads of the last ``blocks`` blocks), "heads" (the best ``top`` of the last block),
             "both" (the best ``top`` of the last ``blocks`` blocks) (III-E).
         blocks: of "layers" and "both".
-        top: heads that are chosen, of "heads" and "both".
+        top: heads that are chosen, of "heads" and "both"; all where there are fewer.
         head_alpha, head_beta: weights of relevance and penalty (eq. 1).
         penalty: cosine with the head chosen before ("previous", eq. 3) or the largest with any chosen ("max").
         background: a in tau = a max(H) (eq. 6 and 7), 0..1 without 1, or a name of ``BACKGROUNDS``; for pictures. Maps,
@@ -87,10 +87,11 @@ class ConceptOptions:
         """How many of the last blocks are read."""
         return 1 if self.strategy == "heads" else self.blocks
 
-    def head_options(self) -> HeadScoreOptions:
-        """For the kernel that scores and chooses heads."""
+    def head_options(self, heads: int | None = None) -> HeadScoreOptions:
+        """For the kernel that scores and chooses heads, of ``heads`` in every block."""
+        top = self.top if heads is None else min(self.top, heads * self.explained_blocks)
         return HeadScoreOptions(
-            strategy=self.strategy, blocks=self.blocks, top=self.top,
+            strategy=self.strategy, blocks=self.blocks, top=top,
             head_alpha=self.head_alpha, head_beta=self.head_beta, penalty=self.penalty,
         )  # fmt: skip
 

@@ -21,6 +21,7 @@ class HeadSelection:
     Attributes:
         blocks: K', how many of the last blocks had candidates.
         heads: H.
+        depth: blocks of the tower.
         indices: int64 [B, P, k], k' * H + h in the order of choice: head h of block k' of those.
         scores: float32 [B, P, k], HeadScore (eq. 1) at the moment of choice.
         relevance: float32 [B, P, K', H], TextRelevance (eq. 2): the head's share of the cosine but for a factor that is
@@ -30,13 +31,14 @@ class HeadSelection:
 
     blocks: int
     heads: int
+    depth: int
     indices: NDArray[np.int64]
     scores: NDArray[np.float32]
     relevance: NDArray[np.float32]
     standardised: NDArray[np.float32]
 
     @classmethod
-    def of(cls, scores: HeadScores[Any], options: ConceptOptions) -> HeadSelection:
+    def of(cls, scores: HeadScores[Any], options: ConceptOptions, depth: int) -> HeadSelection:
         """From the kernel's result, brought to the host."""
 
         def host(array: Any) -> Any:
@@ -44,15 +46,15 @@ class HeadSelection:
 
         heads = scores.weights.shape[3]
         fields = (scores.indices, scores.scores, scores.relevance, scores.standardised)
-        return cls(options.explained_blocks, heads, *(host(entry) for entry in fields))
+        return cls(options.explained_blocks, heads, depth, *(host(entry) for entry in fields))
 
-    def chosen(self, image: int, prompt: int, depth: int) -> list[dict[str, Any]]:
-        """The heads of one map as records: block (of ``depth`` in the tower), head, score, relevance."""
+    def chosen(self, image: int, prompt: int) -> list[dict[str, Any]]:
+        """The heads of one map as records: block (counted in the tower, from 0), head, score, relevance."""
         rows = []
         for index, score in zip(self.indices[image, prompt], self.scores[image, prompt], strict=True):
             block, head = divmod(int(index), self.heads)
             relevance = float(self.relevance[image, prompt, block, head])
             rows.append(
-                {"block": depth - self.blocks + block, "head": head, "score": float(score), "relevance": relevance}
+                {"block": self.depth - self.blocks + block, "head": head, "score": float(score), "relevance": relevance}
             )
         return rows

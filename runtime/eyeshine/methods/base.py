@@ -25,6 +25,7 @@ class BlockSignals:
 
     Attributes:
         backend: what the kernels compute with, and so the kind of the arrays.
+        depth: blocks of the tower, so that blocks can be named.
         class_query: [B, K, D].
         keys, values: [B, K, T, D], token 0 is the class token.
         spatial_weights: [B, K, N] in 0..1.
@@ -35,6 +36,7 @@ class BlockSignals:
     """
 
     backend: Backend = "reference"
+    depth: int = 0
     class_query: Array | None = None
     keys: Array | None = None
     values: Array | None = None

@@ -61,7 +61,7 @@ class ConceptAttribution:
             values,
             need(signals.head_projection, "head_projection"),
             need(signals.text, "text"),
-            options=options.head_options(),
+            options=options.head_options(attention.shape[2]),
             backend=backend,
         )
         evidence = relevance(
@@ -73,7 +73,7 @@ class ConceptAttribution:
             backend=backend,
         )
         maps = self._fuse(evidence, _chosen_attention(scores.weights, attention), backend)
-        return maps, HeadSelection.of(scores, options)
+        return maps, HeadSelection.of(scores, options, signals.depth)
 
     def _fuse(self, evidence: Array, attention: Array, backend: Backend) -> Array:
         """Evidence and attention [B, P, K, N] to maps [B, P, N]."""
