@@ -140,7 +140,7 @@ class Bench:
 
         def run() -> Mapping[str, Any]:
             out = _run(session, options, inputs, _SIGNALS)
-            last = {name: last_blocks(name, out[name], 1) for name in _METHOD.signals}
+            last: dict[str, Any] = {name: last_blocks(name, out[name], 1) for name in _METHOD.signals}
             maps = _METHOD.maps(BlockSignals(backend=backend, **last), spec.prompts)
             eager.synchronize(options.device_type)
             return {**out, "maps": maps}

@@ -30,6 +30,7 @@ _GPU_CASES = {
     "eager-1": "autograd, 1 prompt",
     "eager-10": "autograd, 10 prompts",
 }
+_NO_GPU = "On a GPU: not measured (`make bench-gpu` does it)."
 _MB = 1e6
 
 
@@ -67,7 +68,7 @@ def gpu_markdown(rows: Sequence[Row]) -> str:
     """One line for every model, engine, precision and batch."""
     timed = [row for row in rows if row.p50_ms is not None]
     if not timed:
-        return "GPU: not measured (`make bench-gpu`)."
+        return _NO_GPU
     lines = [
         "| " + " | ".join(("on the GPU, ms", *_GPU_CASES.values())) + " |",
         "| --- |" + " ---: |" * len(_GPU_CASES),
@@ -147,7 +148,8 @@ def _conditions(row: Row) -> str:
         f"`torch.onnx.export`) in the same round; random weights, batch 1, "
         f"fp32 where nothing else is said, texts cached, map included. "
         f"{machine['cpu']}, {row.threads} threads, onnxruntime {versions['onnxruntime']}, "
-        f"{openvino}torch {versions['torch']}, commit {commit}, `make bench`."
+        f"{openvino}torch {versions['torch']}, commit {commit}, `make bench` "
+        "([what every row is](docs/benchmarks.md))."
     )
 
 

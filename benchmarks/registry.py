@@ -146,16 +146,16 @@ MODELS: Final = {
 _EVERY = ("b32", "b16", "roads")
 GROUPS: Final[dict[str, Group]] = {
     "last": Group(("plain", "encode", "explain-1", "explain-10", "explain-100", "call-1", "embedded-1"), _EVERY),
-    "deep": Group(("plain", "two-1", "two-10", "four-1", "four-10", "all-1"), _EVERY),
-    "eager": Group(("plain", "explain-1", "explain-10", "eager-1", "eager-10"), _EVERY),
+    "deep": Group(("plain", "two-1", "two-10", "four-1", "four-10", "all-1"), _EVERY, budget_s=30.0),
+    "eager": Group(("plain", "explain-1", "explain-10", "eager-1", "eager-10"), _EVERY, budget_s=30.0),
     "openvino": Group(
         ("plain", "explain-10", "openvino-plain", "openvino-10", "openvino-bf16-plain", "openvino-bf16-10"),
         ("b32", "b16"),
-        budget_s=30.0,
+        budget_s=25.0,
     ),
-    "int8": Group(("plain", "explain-10", "int8-10"), ("b16",), budget_s=25.0),
+    "int8": Group(("plain", "explain-10", "int8-10"), ("b16",), budget_s=20.0),
     # Two sessions in turn. Of 300 rounds three may be slower than p99: fewer would make it the slowest of all.
-    "turns": Group(("explain-10", "encode"), ("b32", "b16"), rounds=300, budget_s=60.0),
+    "turns": Group(("explain-10", "encode"), ("b16",), rounds=300, budget_s=60.0),
     "post": Group(("post-loop", "post-batched", "post-numpy"), ("b16",), rounds=300, budget_s=10.0),
     "cold": Group(("cold", "cold-first"), ("roads",), rounds=5),
 }
