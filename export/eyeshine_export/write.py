@@ -31,7 +31,7 @@ from eyeshine.manifest import (
     Precision,
     TensorInfo,
     TokenizerInfo,
-)  # fmt: skip
+)
 from eyeshine.signals import SIGNALS
 from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET, Form
