@@ -35,7 +35,8 @@ class Facts:
         timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps, total; milliseconds, whole call.
         background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
         details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contrast" (``Contrast`` of each
-            image and text).
+            image and text), "adjustment".
+        adjusted: whether metrics had a part in the maps; metrics refuse to score them.
     """
 
     texts: tuple[str, ...]
@@ -48,6 +49,7 @@ class Facts:
     timings_ms: dict[str, float]
     background: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
+    adjusted: bool = False
 
     @property
     def picture_scale(self) -> Scale:
@@ -153,6 +155,8 @@ class Explanation(Facts):
             rows["heads"] = [heads.chosen(image, prompt) for prompt in range(len(self.texts))]
         if "contrast" in self.details:
             rows["contrast"] = [choice.record() for choice in self.details["contrast"][image]]
+        if "adjustment" in self.details:
+            rows["adjustment"] = self.details["adjustment"][image]
         return rows
 
     @staticmethod
