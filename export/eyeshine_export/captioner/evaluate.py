@@ -29,7 +29,7 @@ FIRST = roads.HELD_OUT_FROM + 700_000
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores on ``scenes`` held-out scenes, each a share of 1.
+    """Scores on ``scenes`` held-out scenes, each a share of 1; None, or no entry, for what never occurred.
 
     Attributes:
         scenes: how many, from seed ``FIRST`` on.
@@ -56,11 +56,11 @@ class Scores:
     description_words: float
     description_labels: dict[str, float]
     list_labels: dict[str, float]
-    description_phrases: float
+    description_phrases: float | None
     answers: dict[str, float]
     pointing: dict[str, float]
     word_pointing: dict[str, float]
-    pointing_chance: float
+    pointing_chance: float | None
     intervention: dict[str, float]
 
 
@@ -75,6 +75,9 @@ class _Tally:
 
     def mean(self, name: str) -> float:
         return float(np.mean(self._values[name]))
+
+    def mean_or_none(self, name: str) -> float | None:
+        return self.mean(name) if self._values[name] else None
 
     def under(self, prefix: str) -> dict[str, float]:
         return {name[len(prefix) :]: self.mean(name) for name in self._values if name.startswith(prefix)}
@@ -103,11 +106,11 @@ def score(files: CaptionerFiles, bundle: Bundle, scenes: int, first: int = FIRST
         description_words=tally.mean("description words"),
         description_labels=tally.under("description labels "),
         list_labels=tally.under("list labels "),
-        description_phrases=tally.mean("description phrases"),
+        description_phrases=tally.mean_or_none("description phrases"),
         answers=tally.under("answer "),
         pointing=tally.under("pointing "),
         word_pointing=tally.under("word pointing "),
-        pointing_chance=tally.mean("chance"),
+        pointing_chance=tally.mean_or_none("chance"),
         intervention=tally.under("intervention "),
     )
 
