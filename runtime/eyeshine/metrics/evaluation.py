@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,8 @@ class Evaluation:
                 {"text": text, "metrics": {name: self._entry(name, image, prompt, curves) for name in self.metrics}}
                 for prompt, text in enumerate(self.texts)
             ],
+            "options": {name: asdict(cast(Any, metric)) for name, metric in self.metrics.items()},
+            "engine": self.engine,
             "encoded": self.encoded,
             "batch": self.batch,
             "wall_ms": round(self.wall_ms, 3),

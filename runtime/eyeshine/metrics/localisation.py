@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, floor
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from eyeshine.errors import OptionError
 from eyeshine.metrics.base import Direction, Score, Vectors, View, check_choice
 from eyeshine.metrics.case import Case
+from eyeshine.metrics.places import near, otsu, peaks, seen
 from eyeshine.upsample import to_image
 
 __all__ = ["EnergyPointingGame", "MultiObjectHitRate", "PixelAp", "PixelIou", "PointingGame"]
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Points = NDArray[np.intp]
 
 _QUANTUS = "Quantus"
 
@@ -59,7 +58,7 @@ class PointingGame(_Localisation):
     def read(self, case: Case, vectors: Vectors) -> Score:
         def play(heat: Array, objects: Mask) -> float:
             mask: Mask = np.asarray(objects.any(axis=0))
-            hits = _near(mask, np.argwhere(heat == heat.max()), self.tolerance_px)
+            hits = near(mask, np.argwhere(heat == heat.max()), self.tolerance_px)
             hit = float(hits.any() if self.ties == "any" else hits.mean())
             return hit * (1 - float(mask.mean())) if self.weighted else hit
 
@@ -114,9 +113,9 @@ class MultiObjectHitRate(_Localisation):
 
     def read(self, case: Case, vectors: Vectors) -> Score:
         def play(heat: Array, objects: Mask) -> float:
-            points = _peaks(case, len(objects)) - [part.start for part in _seen(case)]
+            points = peaks(case, len(objects)) - [part.start for part in seen(case)]
             inside = points.clip(0, np.array(heat.shape) - 1)
-            return float(np.mean([_near(mask, inside, self.tolerance_px).any() for mask in objects]))
+            return float(np.mean([near(mask, inside, self.tolerance_px).any() for mask in objects]))
 
         return _compared(case, play)
 
@@ -171,7 +170,7 @@ class PixelIou(_Localisation):
         if self.threshold == "mean":
             return float(heat.mean())
         if self.threshold == "otsu":
-            return _otsu(heat)
+            return otsu(heat)
         return float(heat.min() + float(self.threshold) * np.ptp(heat))
 
 
@@ -180,7 +179,7 @@ def _compared(
 ) -> Score:
     """Play with the heat [h, w] and the objects [K, h, w] that the model saw, none of them empty."""
     assert case.masks is not None
-    rows, columns = _seen(case)
+    rows, columns = seen(case)
     objects = case.masks[:, rows, columns]
     objects = objects[objects.any(axis=(1, 2))]
     if not len(objects):
@@ -188,49 +187,6 @@ def _compared(
     if case.is_flat:
         return Score(of_flat(objects))
     return Score(play(to_image(case.map, case.crop)[rows, columns], objects))
-
-
-def _seen(case: Case) -> tuple[slice, slice]:
-    """Rows and columns of the photo whose centres lie in what the model saw; as ``to_image`` rounds."""
-    crop, edge = case.crop, 1e-6
-    return tuple(  # type: ignore[return-value]  # two of them
-        slice(ceil(start - 0.5 - edge), floor(stop - 0.5 + edge) + 1)
-        for start, stop in ((crop.y0, crop.y1), (crop.x0, crop.x1))
-    )
-
-
-def _near(mask: Mask, points: Points, tolerance_px: float) -> Mask:
-    """[n]: whether an object pixel lies within the tolerance of each point [n, 2]."""
-    if tolerance_px == 0:
-        return np.asarray(mask[points[:, 0], points[:, 1]])
-    reach = floor(tolerance_px)
-    offset = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = (offset**2).sum(axis=0) <= tolerance_px**2
-    wide = np.pad(mask, reach)  # a window of the padded mask at (y, x) is centred on (y, x) of the mask
-    size = 2 * reach + 1
-    return np.array([(wide[y : y + size, x : x + size] & disc).any() for y, x in points])
-
-
-def _peaks(case: Case, count: int) -> Points:
-    """Pixels (row, column) of the photo under the centres of the ``count`` highest peaks."""
-    wide = np.pad(case.map, 1, constant_values=-np.inf)
-    around = np.lib.stride_tricks.sliding_window_view(wide, (3, 3)).max(axis=(2, 3))
-    peaks = np.argwhere((case.map >= around) & (case.map > 0))
-    best = peaks[np.argsort(-case.map[tuple(peaks.T)], kind="stable")[:count]]
-    crop = case.crop
-    size = np.array([crop.y1 - crop.y0, crop.x1 - crop.x0]) / case.map.shape
-    return np.asarray(((best + 0.5) * size + [crop.y0, crop.x0]).astype(np.intp))
-
-
-def _otsu(heat: NDArray[np.float64]) -> float:
-    """Otsu's threshold over 256 bins: the largest variance between the two classes."""
-    count, edges = np.histogram(heat, 256)
-    middle = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(count)[:-1]
-    above = heat.size - below
-    mass = np.cumsum(count * middle)
-    between = below * above * (mass[:-1] / below.clip(1) - (mass[-1] - mass[:-1]) / above.clip(1)) ** 2
-    return float(edges[1:][int(np.argmax(between))])
 
 
 def _check_tolerance(tolerance_px: object) -> None:

@@ -175,6 +175,8 @@ def test_what_results_say(tiny, images):
     assert len(entry["degradation"]["curve"]) == 6
     assert entry["degradation"]["value"] == result.values("degradation")[1, 2]
     assert entry["negative_suppression"]["band"] in ("distinguishes", "partly", "fails")
+    assert record["options"]["degradation"]["steps"]["until"] == 0.25
+    assert record["engine"]["provider"] == "CPUExecutionProvider"
     assert "curve" not in result.to_dict(1, curves=False)["scores"][0]["metrics"]["degradation"]
     assert result.mean("concept_drop") == pytest.approx(result.values("concept_drop").mean())
     with pytest.raises(OptionError, match="was not evaluated"):

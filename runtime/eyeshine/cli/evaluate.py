@@ -1,0 +1,167 @@
+"""``eyeshine evaluate`` and ``eyeshine metrics``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eyeshine.cli.engines import Device, Precision, Provider, Threads, options_of
+from eyeshine.cli.explain import _progress
+from eyeshine.errors import EngineError, ImageError, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from eyeshine.targets import Against
+
+__all__ = ["register"]
+
+_MOST_OBJECTS = 64  # in one mask; a mask whose edges were smoothed has a colour per shade
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(evaluate)
+    app.command()(metrics)
+
+
+def evaluate(
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    text: Annotated[list[str], typer.Option("--text", "-t", help="A text; repeat for several.")],
+    metric: Annotated[list[str] | None, typer.Option(help="See `eyeshine metrics`; repeat.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="rise, gradeclip-imagenet or m2ib-fixed; repeat.")] = None,
+    negative: Annotated[
+        list[str] | None, typer.Option(help="A negative text for all, or repeat: one for each.")
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="A text of the label set; repeat.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="File of the label set, one text per line.")] = None,
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Image of the objects, on black, a colour for each; repeat: one per text.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Most masked images of one forward pass.")] = 32,
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
+    against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
+    against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on stdout, with curves.")] = False,
+    provider: Provider = "cpu",
+    precision: Precision = None,
+    device: Device = None,
+    threads: Threads = 0,
+    resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
+) -> None:
+    """Score the maps of images and texts by how the model answers when hot regions are hidden or shown."""
+    from rich.console import Console
+
+    from eyeshine.explainer import Explainer
+    from eyeshine.methods import get_method
+    from eyeshine.metrics.presets import choose_metrics
+
+    if against and against_rest:
+        raise OptionError("--against and --against-rest exclude each other", cure="pass one of them")
+    if mask and (len(images) > 1 or len(mask) not in (1, len(text))):
+        got = f"{len(images)} image(s), {len(text)} text(s), {len(mask)} mask(s)"
+        raise OptionError("--mask is for one image: one for all texts, or one for each", got=got)
+    rather: Against = "rest" if against_rest else against or None
+    label_set = [*(label or ()), *(_lines(labels) if labels else ())]
+    truth: dict[str, Any] = {
+        "negative": negative[0] if negative and len(negative) == 1 else negative or None,
+        "labels": label_set or None,
+        "masks": None if not mask else _mask(mask[0]) if len(mask) == 1 else [_mask(path) for path in mask],
+    }
+    # What is wrong with the request is said once, before any image is read.
+    get_method(method)
+    needs = {"contrast": "negative", "labels": "labels", "mask": "masks"}
+    given = frozenset(need for need, name in needs.items() if truth[name] is not None)
+    chosen = choose_metrics([*(metric or ()), *(preset or ())] if metric or preset else None, given)
+    explainer = Explainer.load(
+        bundle, provider=options_of(provider, threads, precision, device), resize=resize, templates=template or ()
+    )
+    failures = 0
+    with _progress(images) as each:
+        for image in each:
+            try:
+                result = explainer.evaluate(
+                    image,
+                    text,
+                    metrics=chosen,
+                    method=method,
+                    against=rather,
+                    truncate=truncate,
+                    max_batch=max_batch,
+                    **truth,
+                )
+            except (ImageError, EngineError) as error:
+                failures += 1
+                typer.echo(f"error: {image}: {error}", err=True)
+                continue
+            if as_json:
+                typer.echo(json.dumps({"image": image, **result.to_dict()}, ensure_ascii=False))
+            else:
+                how = f"{result.method}, {result.target}"
+                typer.echo(f"{image}: {how}, {result.encoded} images encoded, {result.wall_ms:.1f} ms")
+                Console().print(result.table())
+    if failures:
+        typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)
+        raise typer.Exit(1)
+
+
+def metrics(as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False) -> None:
+    """List the metrics and the presets."""
+    from eyeshine.metrics import METRICS, PRESETS
+
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "preset": preset,
+                "direction": metric.direction,
+                "unit": metric.unit,
+                "needs": sorted(metric.needs),
+                "images": sum(view.count for view in metric.views),
+                "reference": metric.reference,
+            }
+            for preset, found in [(None, METRICS), *PRESETS.items()]
+            for name, metric in found.items()
+        ]
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", "better", "unit", "needs", "images")
+    for name, metric in METRICS.items():
+        images = sum(view.count for view in metric.views)
+        table.add_row(name, metric.direction, metric.unit, ", ".join(sorted(metric.needs)), str(images))
+    Console().print(table)
+    for preset, found in PRESETS.items():
+        typer.echo(f"preset {preset}: {', '.join(found)}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError("the file of labels cannot be read", got=f"{path}: {error}", allowed="UTF-8 text") from error
+
+
+def _mask(path: Path) -> NDArray[np.bool_]:
+    """Bool [K, H, W]: one object per colour that is not black."""
+    import numpy as np
+
+    from eyeshine.images import load_image
+
+    colours = load_image(path).astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    found = np.unique(colours[colours > 0])
+    if len(found) > _MOST_OBJECTS:
+        cure = "save it without smoothing or JPEG compression"
+        raise ImageError(
+            "a mask of too many colours", got=f"{path}: {len(found)}", allowed=f"{_MOST_OBJECTS}", cure=cure
+        )
+    return colours == found[:, None, None] if len(found) else np.zeros((1, *colours.shape), np.bool_)

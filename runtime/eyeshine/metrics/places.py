@@ -1,0 +1,59 @@
+"""Where heat and masks meet: the part that the model saw, hits within a distance, peaks, Otsu's threshold."""
+
+from __future__ import annotations
+
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.metrics.case import Case
+
+__all__ = ["near", "otsu", "peaks", "seen"]
+
+Mask = NDArray[np.bool_]
+Points = NDArray[np.intp]
+
+
+def seen(case: Case) -> tuple[slice, slice]:
+    """Rows and columns of the photo whose centres lie in what the model saw; as ``to_image`` rounds."""
+    return _centred(case.crop.y0, case.crop.y1), _centred(case.crop.x0, case.crop.x1)
+
+
+def _centred(start: float, stop: float) -> slice:
+    edge = 1e-6  # a centre on the edge is inside, whichever way its last bit was rounded
+    return slice(ceil(start - 0.5 - edge), floor(stop - 0.5 + edge) + 1)
+
+
+def near(mask: Mask, points: Points, tolerance_px: float) -> Mask:
+    """[n]: whether an object pixel lies within the tolerance of each point [n, 2]."""
+    if tolerance_px == 0:
+        return np.asarray(mask[points[:, 0], points[:, 1]])
+    reach = floor(tolerance_px)
+    offset = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (offset**2).sum(axis=0) <= tolerance_px**2
+    wide = np.pad(mask, reach)  # a window of the padded mask at (y, x) is centred on (y, x) of the mask
+    size = 2 * reach + 1
+    return np.array([(wide[y : y + size, x : x + size] & disc).any() for y, x in points])
+
+
+def peaks(case: Case, count: int) -> Points:
+    """Pixels (row, column) of the photo under the centres of the ``count`` highest peaks."""
+    wide = np.pad(case.map, 1, constant_values=-np.inf)
+    around = np.lib.stride_tricks.sliding_window_view(wide, (3, 3)).max(axis=(2, 3))
+    found = np.argwhere((case.map >= around) & (case.map > 0))
+    best = found[np.argsort(-case.map[tuple(found.T)], kind="stable")[:count]]
+    crop = case.crop
+    size = np.array([crop.y1 - crop.y0, crop.x1 - crop.x0]) / case.map.shape
+    return np.asarray(((best + 0.5) * size + [crop.y0, crop.x0]).astype(np.intp))
+
+
+def otsu(heat: NDArray[np.float64]) -> float:
+    """Otsu's threshold over 256 bins: the largest variance between the two classes."""
+    count, edges = np.histogram(heat, 256)
+    middle = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(count)[:-1]
+    above = heat.size - below
+    mass = np.cumsum(count * middle)
+    between = below * above * (mass[:-1] / below.clip(1) - (mass[-1] - mass[:-1]) / above.clip(1)) ** 2
+    return float(edges[1:][int(np.argmax(between))])
