@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.bundle import Bundle
 from eyeshine.concept.contrast import Contrast, contrast_target
@@ -204,6 +204,53 @@ class Explainer:
         call.clock.lap("maps")
         return DeviceExplanation(maps=maps, similarities=similarities, **self._facts(call, run.provider))
 
+    def explain_cotangent(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        cotangents: ArrayLike,
+        names: Sequence[str],
+        values: ArrayLike,
+        *,
+        method: str | Method = "grad_eclip",
+    ) -> Explanation:
+        """``explain`` for targets that the caller differentiates, a language model's for one; no text is encoded.
+
+        Args:
+            images: B of them, as in ``explain``.
+            cotangents: dc/dO[class] of each target c, O as the signal ``gradient`` has it: [B, P, D], [P, D] for one
+                image, [B, P, K, D] for a method of K blocks.
+            names: of the P targets; they stand where texts stand.
+            values: c, [B, P] or [P] for one image; they stand where similarities stand.
+            method: one that reads gradients and no text.
+
+        Raises:
+            ImageError, TextError, OptionError, InputError: what was passed in cannot be used.
+            SignalError, EngineError: as ``explain``.
+        """
+        from eyeshine.responder.cotangent import cotangent_request
+
+        clock = Clock()
+        preprocess, manifest = self.preprocess, self.bundle.manifest
+        request, gradient, scores = cotangent_request(
+            images, cotangents, names, values, method, preprocess=preprocess, manifest=manifest
+        )
+        clock.lap("preprocess")
+        signals = request.method.signals - {"gradient"}
+        graph = self.bundle.cheapest(signals, request.method.blocks)
+        session = self._session(graph)
+        clock.lap("load")
+        inputs: dict[str, NDArray[np.generic]] = {"pixels": request.pixels}
+        if "text" in session.input_dims:  # no signal but the gradient depends on it
+            inputs["text"] = np.ones((len(request.texts), manifest.model.embed_dim), np.float32)
+        call = _Call(request, graph, session, inputs, sorted(signals), clock, {})
+        outputs, provider = self._run(call)
+        clock.lap("graph")
+        maps = self._maps(call, {**outputs, "gradient": _like(next(iter(outputs.values())), gradient)})
+        on_host = maps if isinstance(maps, np.ndarray) else maps.cpu().numpy()
+        check_finite(on_host, request.method.name)
+        clock.lap("maps")
+        return Explanation(maps=on_host, similarities=scores, **self._facts(call, provider))
+
     def encode_images(self, images: ImageLike | Sequence[ImageLike]) -> Array:
         """Unit image embeddings [B, E] from ``encode.onnx``."""
         pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in as_list(images)])
@@ -263,6 +310,16 @@ class Explainer:
         scale = self.bundle.manifest.model.logit_scale
         target, choices = contrast_target(request.texts, images, encode, request.contrast, scale)
         return replace(request, target=target), choices
+
+    def _run(self, call: _Call) -> tuple[dict[str, Any], str]:
+        """Outputs of a graph where the backend computes maps from them, and the provider that ran."""
+        if self.backend == "reference":
+            run = call.session.run(call.inputs, call.outputs)
+            return dict(run.outputs), run.provider
+        from eyeshine.device import tensors
+
+        on_device = call.session.run_on_device(call.inputs, call.outputs)
+        return dict(tensors(on_device.outputs)), on_device.provider
 
     def _maps(self, call: _Call, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
