@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks import eager, postprocess
 from benchmarks.bundles import BenchModel
-from benchmarks.gate import Array, Case, NotSupportedError
+from benchmarks.gate import Array, Case, Facts, NotSupportedError
 from benchmarks.postprocess import Signals
 from benchmarks.registry import ALL, CaseSpec
 from benchmarks.workload import Workload
@@ -106,15 +106,11 @@ class Bench:
         run: Callable[[], Mapping[str, Any]],
         expected: Callable[[], Mapping[str, Array]],
     ) -> Case:
-        return Case(
-            spec,
-            run,
-            expected,
-            lambda: self.workload.watched({name: _host(value) for name, value in run().items()}),
-            session.provider,
-            self._options(spec).precision(bundle.manifest.precision),
-            bundle.hash,
-        )
+        def probe() -> Mapping[str, Array]:
+            return self.workload.watched({name: _host(value) for name, value in run().items()})
+
+        precision = self._options(spec).precision(bundle.manifest.precision)
+        return Case(Facts(spec, session.provider, precision, bundle.hash), run, probe, expected)
 
     def _embedding(self, spec: CaseSpec, bundle: Bundle, graph: str) -> Case:
         options = self._options(spec)
@@ -189,7 +185,7 @@ def _call_case(
 
     bundle = explainer.bundle
     precision = explainer.options.precision(bundle.manifest.precision)
-    return Case(spec, run, expected, run, explainer.options.metadata()["provider"], precision, bundle.hash)
+    return Case(Facts(spec, explainer.options.metadata()["provider"], precision, bundle.hash), run, run, expected)
 
 
 def _run(

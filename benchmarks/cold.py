@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gate import Case, check
+from benchmarks.gate import Facts, check
 from benchmarks.judge import timing_rows
 from benchmarks.registry import CASES, GROUPS
 from benchmarks.rows import Row
@@ -69,9 +69,9 @@ def rows(origin: Mapping[str, Any], model: str, threads: int, rounds: int) -> li
                 if number:
                     wall_ms[name].append(elapsed_ms)
     provider = explainer.options.metadata()["provider"]
-    cases = {name: Case(CASES[name], list, dict, dict, provider, bundle_hash=explainer.bundle.hash) for name in names}
+    facts = {name: Facts(CASES[name], provider, bundle_hash=explainer.bundle.hash) for name in names}
     timings = Timings({name: np.array(times) for name, times in wall_ms.items()})
-    return timing_rows(origin, model, "cold", timings, cases, errors)
+    return timing_rows(origin, model, "cold", timings, facts, errors)
 
 
 def start(threads: int, cache: str) -> tuple[float, NDArray[np.float32]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.nn import functional as F
 
-from benchmarks.gate import Array, Case
+from benchmarks.gate import Array, Case, Facts
 from benchmarks.registry import CaseSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def make(spec: CaseSpec, workload: Workload, visual: Any, precision: str = "fp32
             out["gradient"] = out["gradient"][:, :, None]
         return workload.watched(out)
 
-    return Case(spec, run, lambda: workload.expected(max(spec.prompts, 1)), probe, f"torch {device}", precision)
+    facts = Facts(spec, f"torch {device}", precision)
+    return Case(facts, run, probe, lambda: workload.expected(max(spec.prompts, 1)))
 
 
 def synchronize(device: str) -> None:

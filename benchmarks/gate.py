@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.registry import CaseSpec
 from eyeshine.verify import TOLERANCES, output_error
 
-__all__ = ["Array", "Case", "GateError", "NotSupportedError", "check"]
+__all__ = ["Array", "Case", "Facts", "GateError", "NotSupportedError", "check"]
 
 Array = NDArray[Any]
 
@@ -29,31 +29,42 @@ class NotSupportedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Case:
-    """A case that can run.
+class Facts:
+    """What a row says of a case beside its times.
 
     Attributes:
         spec: what it is.
-        run: does it once and returns what it yields.
-        expected: computes what it should yield.
-        probe: yields what is compared with that, where it is not ``run``.
         provider: what runs it, as the engine names itself.
         precision: what its results are as precise as, a key of ``TOLERANCES``.
         bundle_hash: of the bundle that it reads; None without one.
         repeats: how often it is done for one time, which is divided by it.
         least_bytes: that it must move: every input read once, every output written once; None where nobody asks.
-        tolerance: in place of that of its precision.
     """
 
     spec: CaseSpec
-    run: Callable[[], object]
-    expected: Callable[[], Mapping[str, Array]]
-    probe: Callable[[], Mapping[str, Array]]
     provider: str
     precision: str = "fp32"
     bundle_hash: str | None = None
     repeats: int = 1
     least_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case that can run.
+
+    Attributes:
+        facts: for its row.
+        run: does it ``repeats`` times.
+        probe: does it once and yields what is compared.
+        expected: computes what it should yield.
+        tolerance: in place of that of its precision.
+    """
+
+    facts: Facts
+    run: Callable[[], object]
+    probe: Callable[[], Mapping[str, Array]]
+    expected: Callable[[], Mapping[str, Array]]
     tolerance: float | None = None
 
     def check(self) -> float:
@@ -63,10 +74,10 @@ class Case:
             GateError: the result is wrong.
             NotSupportedError: there is no tolerance for its precision.
         """
-        tolerance = TOLERANCES.get(self.precision) if self.tolerance is None else self.tolerance
+        tolerance = TOLERANCES.get(self.facts.precision) if self.tolerance is None else self.tolerance
         if tolerance is None:
-            raise NotSupportedError(f"no tolerance for {self.precision}")
-        return check(self.spec.name, self.probe(), self.expected(), tolerance)
+            raise NotSupportedError(f"no tolerance for {self.facts.precision}")
+        return check(self.facts.spec.name, self.probe(), self.expected(), tolerance)
 
 
 def check(case: str, got: Mapping[str, Array], expected: Mapping[str, Array], tolerance: float) -> float:

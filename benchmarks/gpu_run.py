@@ -61,7 +61,7 @@ class Settings:
     models: tuple[str, ...] = ("b16", "b32", "l14")
     batches: tuple[int, ...] = (1, 8, 64)
     precisions: tuple[str, ...] = PRECISIONS
-    budget_s: float = 450.0
+    budget_s: float = 420.0
     plan: Plan = field(default_factory=lambda: Plan(rounds=100, budget_s=4.0, fewest=5, warmup=3))
     shapes: large.Shapes = field(default_factory=large.Shapes)
     patches: tuple[int, int] = (_PATCHES, _WIDTH)

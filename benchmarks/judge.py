@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.gate import Case
+from benchmarks.gate import Facts
 from benchmarks.memory import PeakMemory
 from benchmarks.registry import CASES, COPY, ITS_P50, LIMITS, SECOND, Limit
 from benchmarks.rows import Row
@@ -21,7 +21,7 @@ def timing_rows(
     model: str,
     group: str,
     timings: Timings,
-    cases: Mapping[str, Case],
+    facts: Mapping[str, Facts],
     errors: Mapping[str, float],
     *,
     batch: int = 1,
@@ -33,7 +33,7 @@ def timing_rows(
         origin: run, machine, versions, commit, dirty, threads.
         model, group: short names.
         timings: of the cases; the first is what the others are compared with.
-        cases: by name, what was timed.
+        facts: by name, of what was timed.
         errors: case -> relative error.
         batch: B.
         limits: wanted ratios; by default those of the model.
@@ -42,7 +42,7 @@ def timing_rows(
     wanted = [x for x in (LIMITS.get(model, ()) if limits is None else limits) if x.batch in (None, batch)]
     rows = []
     for name in timings.wall_ms:
-        case = cases[name]
+        case = facts[name]
         repeats = case.repeats
         p50_ms = timings.percentile_ms(name, 50) / repeats
         rows.append(
@@ -66,28 +66,28 @@ def timing_rows(
                 ratio=round(timings.ratio(name, base), _DIGITS),
                 error=errors[name],
                 bytes_moved=case.least_bytes,
-                bandwidth=_bandwidth(name, timings, cases),
-                **_limit(group, name, timings, cases, wanted),
+                bandwidth=_bandwidth(name, timings, facts),
+                **_limit(group, name, timings, facts, wanted),
             )
         )
     return rows
 
 
-def _bandwidth(case: str, timings: Timings, cases: Mapping[str, Case]) -> float | None:
+def _bandwidth(case: str, timings: Timings, facts: Mapping[str, Facts]) -> float | None:
     """Bytes per second over the copy's."""
 
     def speed(name: str) -> float:
-        least_bytes = cases[name].least_bytes
+        least_bytes = facts[name].least_bytes
         assert least_bytes is not None
-        return least_bytes * cases[name].repeats / timings.percentile_ms(name, 50)
+        return least_bytes * facts[name].repeats / timings.percentile_ms(name, 50)
 
-    if "copy" not in timings.wall_ms or cases[case].least_bytes is None:
+    if "copy" not in timings.wall_ms or facts[case].least_bytes is None:
         return None
     return round(speed(case) / speed("copy"), _DIGITS)
 
 
 def _limit(
-    group: str, case: str, timings: Timings, cases: Mapping[str, Case], limits: Iterable[Limit]
+    group: str, case: str, timings: Timings, facts: Mapping[str, Facts], limits: Iterable[Limit]
 ) -> dict[str, Any]:
     """The fields of a case's limit. A tail is judged where it is measured, by two sessions in turn."""
     for limit in limits:
@@ -97,7 +97,7 @@ def _limit(
             compared = timings.percentile_ms(case, 99) / timings.percentile_ms(case, 50)
         elif limit.over == SECOND:
             compared = timings.percentile_ms(case, 50) / 1e3
-        elif limit.over == COPY and (bandwidth := _bandwidth(case, timings, cases)) is not None:
+        elif limit.over == COPY and (bandwidth := _bandwidth(case, timings, facts)) is not None:
             compared = bandwidth
         elif limit.over in timings.wall_ms:
             compared = timings.ratio(case, limit.over)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.eager import synchronize
-from benchmarks.gate import Array, Case
+from benchmarks.gate import Array, Case, Facts
 from benchmarks.registry import CaseSpec
 from eyeshine_kernels.normalize import NormalizeOptions, normalize
 from eyeshine_kernels.overlay import overlay
@@ -56,16 +56,9 @@ def make(spec: CaseSpec, shapes: Shapes, device: str, repeats: int) -> Case:
     def probe() -> Mapping[str, Array]:
         return {"out": work.look(work.compute()).cpu().numpy()}
 
-    return Case(
-        spec,
-        run,
-        lambda: {"out": work.expected()},
-        probe,
-        f"{'torch' if spec.name == 'copy' else 'Triton'} {device}",
-        repeats=repeats,
-        least_bytes=work.read_bytes + work.compute().nbytes,
-        tolerance=work.tolerance,
-    )
+    provider = f"{'torch' if spec.name == 'copy' else 'Triton'} {device}"
+    facts = Facts(spec, provider, repeats=repeats, least_bytes=work.read_bytes + work.compute().nbytes)
+    return Case(facts, run, probe, lambda: {"out": work.expected()}, work.tolerance)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def with_launches(row: Row, case: Case) -> Row:
     found = count(case.run)
     if found is None:
         return row
-    launches, device_ms = found[0] / case.repeats, found[1] / case.repeats
+    launches, device_ms = found[0] / case.facts.repeats, found[1] / case.facts.repeats
     holds = row.holds
     if holds is not None and row.case in LAUNCHES:
         holds = holds and launches <= LAUNCHES[row.case]

@@ -67,5 +67,6 @@ def measure(
     if not cases:
         return missing
     timings = interleave({name: case.run for name, case in cases.items()}, plan)
-    rows = timing_rows(origin, model, group, timings, cases, errors, batch=batch, limits=limits)
+    facts = {name: case.facts for name, case in cases.items()}
+    rows = timing_rows(origin, model, group, timings, facts, errors, batch=batch, limits=limits)
     return [*(look(row, cases[row.case]) if look else row for row in rows), *missing]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from benchmarks.eager import grad_eclip_map, synchronize
-from benchmarks.gate import Array, Case
+from benchmarks.gate import Array, Case, Facts
 from benchmarks.registry import CaseSpec
 from eyeshine_kernels.normalize import NormalizeOptions, normalize
 from eyeshine_kernels.relevance import relevance
@@ -118,7 +118,7 @@ def make(spec: CaseSpec, signals: Signals, device: str = "cpu", repeats: int = 1
         return {"maps": result if on_host else result.cpu().numpy()}
 
     provider = "NumPy" if on_host else f"{'Triton' if spec.name == 'post-triton' else 'torch'} {device}"
-    return Case(spec, run, lambda: {"maps": _oracle(signals)}, probe, provider, repeats=repeats)
+    return Case(Facts(spec, provider, repeats=repeats), run, probe, lambda: {"maps": _oracle(signals)})
 
 
 def _min_max(maps: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from benchmarks import cold, environment, readme, report
 from benchmarks.bundles import prepare
 from benchmarks.cases import Bench
-from benchmarks.gate import Case, GateError, NotSupportedError, check
+from benchmarks.gate import Case, Facts, GateError, NotSupportedError, check
 from benchmarks.judge import memory_row, missing_row, timing_rows
 from benchmarks.measure import FAILED, NOT_SUPPORTED, measure
 from benchmarks.memory import PeakMemory
@@ -205,8 +205,8 @@ ELSEWHERE |= {name for name, spec in CASES.items() if spec.kind == "large"} | {"
 @pytest.mark.parametrize("case", [name for name in CASES if name not in ELSEWHERE])
 def test_every_case_yields_what_autograd_yields(tiny, case):
     made = bench(tiny, **ENGINES).make(CASES[case])
-    assert made.precision == (CASES[case].precision or "fp32")
-    assert made.check() < TOLERANCES[made.precision]
+    assert made.facts.precision == (CASES[case].precision or "fp32")
+    assert made.check() < TOLERANCES[made.facts.precision]
 
 
 @pytest.mark.parametrize("case", ["plain", "encode", "explain-10", "eager-10"])
@@ -231,8 +231,10 @@ def test_gate_refuses_graphs_of_other_weights(tiny):
 
 
 def test_a_precision_without_a_tolerance_is_not_measured(tiny):
+    made = bench(tiny).make(CASES["encode"])
+    unknown = replace(made, facts=replace(made.facts, precision="fp7"))
     with pytest.raises(NotSupportedError, match="no tolerance for fp7"):
-        replace(bench(tiny).make(CASES["encode"]), precision="fp7").check()
+        unknown.check()
 
 
 def test_an_engine_that_refuses_a_graph_is_not_supported_here(tiny, monkeypatch):
@@ -275,7 +277,8 @@ def test_post_processing_is_compared_with_a_slow_loop(tiny):
 
 
 def fake(spec, wrong=False):
-    return Case(spec, lambda: None, lambda: {"a": np.ones(1)}, lambda: {"a": np.full(1, 2.0 if wrong else 1)}, "fake")
+    got = {"a": np.full(1, 2.0 if wrong else 1)}
+    return Case(Facts(spec, "fake"), lambda: None, lambda: got, lambda: {"a": np.ones(1)})
 
 
 def test_a_case_that_fails_gets_a_note_and_the_others_get_figures(capsys):
@@ -326,8 +329,8 @@ def test_cold_start_says_why_a_process_failed(tmp_path, monkeypatch):
 def rows_of(model="b32", group="eager", **wall_ms):
     times = wall_ms or {"plain": [100.0, 110.0], "explain_1": [94.0, 104.5], "eager_1": [150.0, 160.0]}
     times = {name.replace("_", "-"): np.array(values) for name, values in times.items()}
-    cases = {name: fake(CASES[name]) for name in times}
-    return timing_rows(ORIGIN, model, group, Timings(times), cases, dict.fromkeys(times, 1e-6))
+    facts = {name: Facts(CASES[name], "fake") for name in times}
+    return timing_rows(ORIGIN, model, group, Timings(times), facts, dict.fromkeys(times, 1e-6))
 
 
 def test_rows_say_what_was_measured_and_whether_the_limit_is_met():
@@ -344,10 +347,10 @@ def test_rows_say_what_was_measured_and_whether_the_limit_is_met():
 
 def test_rows_of_batches_and_of_repeated_calls():
     timings = Timings({"post-loop": np.array([80.0, 80.0]), "post-batched": np.array([20.0, 40.0])})
-    cases = {name: replace(fake(CASES[name]), repeats=10) for name in timings.wall_ms}
+    facts = {name: Facts(CASES[name], "fake", repeats=10) for name in timings.wall_ms}
     limits = [Limit("post-batched", "post-loop", 0.3, batch=4), Limit("post-batched", "post-loop", 0.5, batch=8)]
-    errors = dict.fromkeys(cases, 0.0)
-    loop, batched = timing_rows(ORIGIN, "b16", "post", timings, cases, errors, batch=4, limits=limits)
+    errors = dict.fromkeys(facts, 0.0)
+    loop, batched = timing_rows(ORIGIN, "b16", "post", timings, facts, errors, batch=4, limits=limits)
     assert (loop.p50_ms, loop.images_per_second) == (8, 500)
     assert (batched.batch, batched.bound, batched.holds) == (4, 0.3, False)
 

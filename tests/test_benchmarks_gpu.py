@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks import eager, gpu, gpu_run, large, launches, postprocess, report
 from benchmarks.budget import Budget
-from benchmarks.gate import Case, GateError
+from benchmarks.gate import Case, Facts, GateError
 from benchmarks.gpu_run import OUT_OF_TIME, Settings, measure_all
 from benchmarks.judge import timing_rows
 from benchmarks.measure import FAILED, NOT_SUPPORTED
@@ -203,12 +203,12 @@ def test_an_engine_that_is_not_there_is_not_supported_and_nothing_is_exported(mo
 
 def test_bandwidth_is_held_against_the_copy():
     timings = Timings({"copy": np.array([20.0]), "normalize": np.array([10.0])})
-    cases = {
-        name: Case(CASES[name], list, dict, dict, "fake", repeats=repeats, least_bytes=least)
+    facts = {
+        name: Facts(CASES[name], "fake", repeats=repeats, least_bytes=least)
         for name, repeats, least in (("copy", 10, 400), ("normalize", 5, 300))
     }
     errors = {"copy": 0.0, "normalize": 0.0}
-    copy, normalize = timing_rows(ORIGIN, KERNELS, "large", timings, cases, errors, limits=GPU_LIMITS)
+    copy, normalize = timing_rows(ORIGIN, KERNELS, "large", timings, facts, errors, limits=GPU_LIMITS)
     assert (copy.bandwidth, copy.holds) == (1.0, None)
     # 300 bytes in 2 ms over 400 in 2 ms.
     assert (normalize.p50_ms, normalize.bandwidth, normalize.compared) == (2.0, 0.75, 0.75)
@@ -217,16 +217,17 @@ def test_bandwidth_is_held_against_the_copy():
 
 def test_too_many_launches_miss_the_limit(monkeypatch):
     timings = Timings({"post-loop": np.array([100.0]), "post-triton": np.array([5.0])})
-    cases = {name: Case(CASES[name], list, dict, dict, "fake", repeats=10) for name in timings.wall_ms}
-    errors = dict.fromkeys(cases, 0.0)
-    [_, row] = timing_rows(ORIGIN, KERNELS, "post", timings, cases, errors, limits=GPU_LIMITS)
+    facts = {name: Facts(CASES[name], "fake", repeats=10) for name in timings.wall_ms}
+    case = Case(facts["post-triton"], list, dict, dict)
+    errors = dict.fromkeys(facts, 0.0)
+    [_, row] = timing_rows(ORIGIN, KERNELS, "post", timings, facts, errors, limits=GPU_LIMITS)
     assert row.holds is True
     for seen, holds in ((20, True), (30, False)):
         monkeypatch.setattr(launches, "count", lambda _, seen=seen: (seen, 1.0))
-        counted = launches.with_launches(row, cases["post-triton"])
+        counted = launches.with_launches(row, case)
         assert (counted.launches, counted.device_ms, counted.holds) == (seen / 10, 0.1, holds)
     monkeypatch.setattr(launches, "count", lambda _: None)
-    assert launches.with_launches(row, cases["post-triton"]) == row
+    assert launches.with_launches(row, case) == row
 
 
 @without_gpu
