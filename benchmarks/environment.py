@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 from eyeshine.engine.machine import gpus
 from eyeshine.errors import EngineError
 
-__all__ = ["describe", "machine", "origin", "revision", "versions"]
+__all__ = ["describe", "driver_version", "machine", "origin", "revision", "versions"]
 
 _ROOT = Path(__file__).parent.parent
 _LIBRARIES = (
@@ -40,7 +41,8 @@ def origin() -> dict[str, Any]:
 def describe(origin: Mapping[str, Any]) -> str:
     """One line about where figures come from."""
     where, listed = origin["machine"], ", ".join(f"{key} {value}" for key, value in origin["versions"].items())
-    gpus = "".join(f", {gpu['name']} (CUDA driver {gpu['driver']})" for gpu in where.get("gpus", ()))
+    gpus = "".join(f", {gpu['name']}" for gpu in where.get("gpus", ()))
+    gpus += f" (driver {where['driver']})" if where.get("driver") else ""
     commit = (origin["commit"] or "no commit")[:12] + (" with changes" if origin["dirty"] else "")
     return f"{where['cpu']}, {where['cpus']} CPUs{gpus}, {where['os']}; {listed}; {commit}"
 
@@ -54,6 +56,7 @@ def machine() -> dict[str, Any]:
         "os": f"{platform.system()} {platform.machine()}",
         "load_1m": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpus": _gpus(),
+        "driver": driver_version(),
     }
 
 
@@ -66,10 +69,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _gpus() -> list[dict[str, Any]]:
-    """As the driver names them; ``driver`` is the highest CUDA version that it takes, 13000 for 13.0."""
+def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """Of NVIDIA's kernel module, "580.65.06"; None where there is none."""
     try:
-        return [{"name": gpu.name, "sm": gpu.sm, "driver": gpu.driver} for gpu in gpus()]
+        found = re.search(r"\b\d{3}(\.\d+)+\b", path.read_text("utf-8"))
+    except OSError:
+        return None
+    return found[0] if found else None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """As the driver names them; ``cuda`` is the highest CUDA version that it takes, 13000 for 13.0."""
+    try:
+        return [{"name": gpu.name, "sm": gpu.sm, "cuda": gpu.driver} for gpu in gpus()]
     except EngineError:
         return []
 

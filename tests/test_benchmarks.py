@@ -450,6 +450,17 @@ def test_environment_names_versions_and_no_paths():
     assert environment.machine()["cpus"] >= 1
 
 
+def test_environment_names_the_gpus_and_their_driver(tmp_path):
+    version = tmp_path / "version"
+    version.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 13.3.0"
+    )
+    assert environment.driver_version(version) == "580.65.06"
+    assert environment.driver_version(tmp_path / "none") is None
+    machine = {**ORIGIN["machine"], "gpus": [{"name": "a GPU", "sm": 90, "cuda": 13000}], "driver": "580.65.06"}
+    assert "a CPU, 2 CPUs, a GPU (driver 580.65.06), Linux" in environment.describe({**ORIGIN, "machine": machine})
+
+
 def test_no_commit_where_there_is_no_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert environment.revision(tmp_path) == {"commit": None, "dirty": None}
