@@ -6,6 +6,7 @@ openai is imported when the first question is asked.
 from __future__ import annotations
 
 from eyeshine.responder.base import Expander, Responder, Response
+from eyeshine.responder.captioner import CaptionerResponder
 from eyeshine.responder.chat import ChatResponder
 from eyeshine.responder.expansion import Added, ExpandedText, expand_text, expanded_vector
 from eyeshine.responder.hypernyms import HYPERNYMS, HypernymTable
@@ -13,6 +14,7 @@ from eyeshine.responder.hypernyms import HYPERNYMS, HypernymTable
 __all__ = [
     "HYPERNYMS",
     "Added",
+    "CaptionerResponder",
     "ChatResponder",
     "ExpandedText",
     "Expander",
