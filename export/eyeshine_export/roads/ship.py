@@ -28,6 +28,7 @@ from eyeshine_export.source import Normalisation, Source, resolve
 from eyeshine_export.words import read_word_tokenizer
 from eyeshine_export.write import ExportOptions, add_file, export_bundle
 
+LAYERS = 4  # explained by deep.onnx: what Concept Attribution reads
 CARD, SCORES = "MODEL_CARD.md", "scores.json"
 WAYS = (
     ("attention", None), ("grad_eclip", None), ("grad_eclip", "rest"), ("chefer", None), ("chefer", "rest"),
@@ -104,7 +105,7 @@ def ship(run: Path, out: Path, *, scenes: int, notes: str) -> Scores:
             tokens=run / "tokenizer.json",
             licence="Apache-2.0",
         )
-        export_bundle(source, out, ExportOptions(name="roads", force=True))
+        export_bundle(source, out, ExportOptions(min(LAYERS, source.config.vision.layers), name="roads", force=True))
     scores = score(out, scenes)
     add_file(out, SCORES, json.dumps(asdict(scores), indent=1) + "\n")
     add_file(out, CARD, card(scores, notes))
@@ -222,7 +223,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="export a bundle's weights anew; scores are carried over")
     given = parser.parse_args()
     if given.again:
-        again(given.run, given.out, ExportOptions())
+        again(given.run, given.out, ExportOptions(LAYERS))
         return
     if given.notes is None:
         parser.error("--notes is needed to write the model card")
