@@ -47,6 +47,10 @@ def evaluate(
     method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
+    against_auto: Annotated[
+        bool,
+        typer.Option("--against-auto", help="Rather than, and negative, what is in the image and least like the text."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image on stdout, with curves.")] = False,
     provider: Provider = "cpu",
     precision: Precision = None,
@@ -63,12 +67,12 @@ def evaluate(
     from eyeshine.methods import get_method
     from eyeshine.metrics.presets import choose_metrics
 
-    if against and against_rest:
-        raise OptionError("--against and --against-rest exclude each other", cure="pass one of them")
+    if sum(map(bool, (against, against_rest, against_auto))) > 1:
+        raise OptionError("--against, --against-rest and --against-auto exclude each other", cure="pass one of them")
     if mask and (len(images) > 1 or len(mask) not in (1, len(text))):
         got = f"{len(images)} image(s), {len(text)} text(s), {len(mask)} mask(s)"
         raise OptionError("--mask is for one image: one for all texts, or one for each", got=got)
-    rather: Against = "rest" if against_rest else against or None
+    rather: Against = "rest" if against_rest else "auto" if against_auto else against or None
     label_set = [*(label or ()), *(_lines(labels) if labels else ())]
     truth: dict[str, Any] = {
         "negative": negative[0] if negative and len(negative) == 1 else negative or None,
@@ -79,6 +83,7 @@ def evaluate(
     get_method(method)
     needs = {"contrast": "negative", "labels": "labels", "mask": "masks"}
     given = frozenset(need for need, name in needs.items() if truth[name] is not None)
+    given |= {"contrast"} if against_auto else set()
     chosen = choose_metrics([*(metric or ()), *(preset or ())] if metric or preset else None, given)
     explainer = Explainer.load(
         bundle, provider=options_of(provider, threads, precision, device), resize=resize, templates=template or ()

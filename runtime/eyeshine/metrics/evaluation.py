@@ -27,6 +27,7 @@ class Evaluation:
         texts: the P texts.
         metrics: the M metrics by name; each has ``direction``, ``unit`` and ``reference``.
         scores: [B][P][M], in the order of ``metrics``.
+        negatives: the negative text of each image and text, [B][P]; None without them.
         method, target: what made the maps.
         bundle: name of the bundle.
         engine: of the forward passes: provider, threads and the like.
@@ -38,6 +39,7 @@ class Evaluation:
     texts: tuple[str, ...]
     metrics: dict[str, Metric]
     scores: tuple[tuple[tuple[Score, ...], ...], ...]
+    negatives: tuple[tuple[str, ...], ...] | None
     method: str
     target: str
     bundle: str
@@ -82,7 +84,11 @@ class Evaluation:
             "method": self.method,
             "target": self.target,
             "scores": [
-                {"text": text, "metrics": {name: self._entry(name, image, prompt, curves) for name in self.metrics}}
+                {
+                    "text": text,
+                    "negative": None if self.negatives is None else self.negatives[image][prompt],
+                    "metrics": {name: self._entry(name, image, prompt, curves) for name in self.metrics},
+                }
                 for prompt, text in enumerate(self.texts)
             ],
             "options": {name: asdict(cast(Any, metric)) for name, metric in self.metrics.items()},

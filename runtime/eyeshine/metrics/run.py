@@ -50,7 +50,8 @@ def evaluate(
         explanation: what it explained.
         metrics: a name of ``METRICS`` or ``PRESETS``, a metric, or several; or metrics by names of your own. By default
             every metric that needs no more than is passed here, but for curves: they take up to hundreds of passes.
-        negative: a negative text for all texts, or one for each.
+        negative: a negative text for all texts, or one for each; by default the contrasts of an explanation that chose
+            them by itself (``against="auto"``).
         labels: the label set of scores by probability and rank; a text that is not in it is added for itself.
         masks: bool, in the photo's size: [H, W], or [K, H, W] for K objects; of one image, one array for all texts or a
             list of one for each; of several images, a list of that.
@@ -83,6 +84,7 @@ def evaluate(
         texts=explanation.texts,
         metrics=chosen,
         scores=tuple(tuple(rows[start : start + count]) for start in range(0, len(rows), count)),
+        negatives=truth.negatives,
         method=explanation.method,
         target=explanation.target,
         bundle=explanation.bundle,

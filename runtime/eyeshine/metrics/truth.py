@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +29,12 @@ class Truth:
     """What the maps of an explanation are compared with.
 
     Attributes:
-        negatives: one text per explained text.
+        negatives: a text per image and explained text; the contrasts of an explanation that chose them by itself.
         labels: the label set.
         masks: per image and text, bool [K, H, W]; None where there is none.
     """
 
-    negatives: tuple[str, ...] | None
+    negatives: tuple[tuple[str, ...], ...] | None
     labels: tuple[str, ...] | None
     masks: tuple[tuple[Masks, ...], ...] | None
 
@@ -46,8 +47,9 @@ class Truth:
         Raises:
             OptionError, TextError: of another length or shape, blank, or a text that is its own negative.
         """
+        images = len(explanation.images)
         return cls(
-            None if negative is None else _negatives(negative, explanation.texts),
+            _contrasts(explanation) if negative is None else (_negatives(negative, explanation.texts),) * images,
             None if labels is None else tuple(dict.fromkeys(check_texts(labels, "label"))),
             None if masks is None else _masks(masks, explanation),
         )
@@ -67,13 +69,9 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
         TextError: a negative text or a label that cannot be encoded.
     """
     model = explainer.bundle.manifest.model
-    count = len(explanation.texts)
     # The text encoder embeds texts of one length together: all of them in one call.
-    vectors = explainer.encode_texts(
-        [*explanation.texts, *(truth.negatives or ()), *(truth.labels or ())], truncate=truncate
-    )
-    texts, others = vectors[:count], vectors[count:]
-    negatives, labels = (others[:count], others[count:]) if truth.negatives else (None, others)
+    texts = list(dict.fromkeys([*explanation.texts, *chain(*truth.negatives or ()), *(truth.labels or ())]))
+    vectors = dict(zip(texts, explainer.encode_texts(texts, truncate=truncate), strict=True))
     mean = np.array(model.mean, np.float32)
     box = covered(explainer)
     for image, (photo, crop) in enumerate(zip(explanation.images, explanation.crops, strict=True)):
@@ -82,7 +80,7 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
             cure = "evaluate with the explainer that explained"
             raise OptionError("the image was prepared in another way", got=prepared.crop, allowed=str(crop), cure=cure)
         for prompt, text in enumerate(explanation.texts):
-            known = truth.labels is not None and text in truth.labels
+            labels = None if truth.labels is None else tuple(dict.fromkeys([*truth.labels, text]))
             yield Case(
                 photo=photo,
                 crop=crop,
@@ -92,10 +90,10 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
                 preprocess=explainer.preprocess,
                 mean=mean,
                 logit_scale=model.logit_scale,
-                text=texts[prompt],
-                contrast=None if negatives is None else negatives[prompt],
-                labels=None if truth.labels is None else labels if known else np.vstack([labels, texts[prompt]]),
-                truth=truth.labels.index(text) if truth.labels and known else len(labels),
+                text=vectors[text],
+                contrast=None if truth.negatives is None else vectors[truth.negatives[image][prompt]],
+                labels=None if labels is None else np.stack([vectors[label] for label in labels]),
+                truth=0 if labels is None else labels.index(text),
                 masks=None if truth.masks is None else truth.masks[image][prompt],
             )
 
@@ -105,6 +103,11 @@ def covered(explainer: Explainer) -> CropBox:
     manifest = explainer.bundle.manifest
     (height, width), patch, grid = explainer.preprocess.size, manifest.model.patch_size, manifest.grid
     return CropBox(0.0, float(grid[0] * patch[0]), 0.0, float(grid[1] * patch[1]), height, width)
+
+
+def _contrasts(explanation: Explanation) -> tuple[tuple[str, ...], ...] | None:
+    chosen = explanation.details.get("contrast")
+    return None if chosen is None else tuple(tuple(choice.chosen for choice in row) for row in chosen)
 
 
 def _negatives(negative: str | Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:

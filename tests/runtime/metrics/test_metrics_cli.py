@@ -83,6 +83,15 @@ def test_labels_of_a_file_and_of_options(file, tiny_bundle, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["scores"] == from_both
 
 
+def test_a_contrast_of_the_models_own_choice(file, tiny_bundle, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tiny model knows few of the candidates
+        assert run("evaluate", file, "-t", "a dog", "-b", tiny_bundle, "--against-auto", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["scores"]
+    assert row["negative"] not in (None, "a dog")
+    assert row["metrics"]["negative_suppression"]["band"]
+
+
 def test_the_terminal_gets_a_table(file, tiny_bundle, capsys):
     assert run("evaluate", file, "-t", "a dog", "-b", tiny_bundle) == 0
     out = capsys.readouterr().out

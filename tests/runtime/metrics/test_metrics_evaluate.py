@@ -142,6 +142,21 @@ def test_by_default_every_metric_but_curves_that_can_be_computed(tiny, images):
     assert set(tiny.evaluate(images[0], TEXTS, masks=mask).metrics) == plain | places
 
 
+def test_a_contrast_that_was_chosen_for_the_image_is_its_negative_text(tiny, images):
+    """A word of each image's own, unless the caller names another."""
+    from eyeshine.concept import ContrastOptions
+
+    options = ContrastOptions(candidates=["a tree", "the sky", "a house", "a big car"], top=2)
+    found = tiny.explain(images, ["a dog", "a cat"], against=options)
+    chosen = [[choice.chosen for choice in row] for row in found.details["contrast"]]
+    result = evaluate(tiny, found, metrics="negative_suppression")
+    assert [list(row) for row in result.negatives] == chosen
+    for b, p in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        alone = evaluate(tiny, found, metrics="negative_suppression", negative=chosen[b][p])
+        assert result.score("negative_suppression", b, p) == alone.score("negative_suppression", b, p)
+        assert result.to_dict(b)["scores"][p]["negative"] == chosen[b][p]
+
+
 def test_every_metric_says_what_it_is():
     for metric in [*METRICS.values(), *(metric for preset in PRESETS.values() for metric in preset.values())]:
         assert METRICS[metric.name].name == metric.name
