@@ -14,7 +14,7 @@ from benchmarks.cases import Bench
 from benchmarks.judge import memory_row
 from benchmarks.measure import FAILED, measure
 from benchmarks.models import configuration
-from benchmarks.registry import CASES, GROUPS, MODELS, Group, select
+from benchmarks.registry import GROUPS, MODELS, Group, select
 from benchmarks.rows import CPU_ROWS, Row, append
 from benchmarks.timing import Plan
 from benchmarks.workload import Workload
@@ -22,6 +22,7 @@ from eyeshine.engine import CpuOptions, OpenVinoOptions
 from eyeshine.errors import BundleError
 
 _MODELS = [name for name in MODELS if any(name in group.models for group in GROUPS.values())]
+_CASES = [*dict.fromkeys(case for group in GROUPS.values() for case in group.cases), "memory"]
 _BUSY = 0.5  # processes that ran or waited during the last minute
 
 
@@ -36,7 +37,7 @@ def main(
     """Time explanations beside the plain encoder, OpenVINO and eager PyTorch on the CPU, and print tables."""
     models, cases = model or _MODELS, only or []
     _known("--model", models, MODELS)
-    _known("--only", cases, [*CASES, "memory"])
+    _known("--only", cases, _CASES)
     options = CpuOptions(threads)
     origin = {**environment.origin(), "threads": options.threads}
     print(environment.describe(origin))

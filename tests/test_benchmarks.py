@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from benchmarks import cold, environment, readme, report
+import typer
+from benchmarks import cold, environment, readme, report, run
 from benchmarks.bundles import prepare
 from benchmarks.cases import Bench
 from benchmarks.gate import Case, Facts, GateError, NotSupportedError, check
@@ -148,6 +149,12 @@ def test_limits():
     assert not Limit("a", "b", 1.8, at_least=True).holds(1.79)
     assert PeakMemory(peak_bytes=310_000_000, weights_bytes=100_000_000).holds
     assert not PeakMemory(peak_bytes=310_000_001, weights_bytes=100_000_000).holds
+
+
+def test_command_line_refuses_what_it_would_not_run():
+    for given in ({"only": ["post-triton"]}, {"model": ["resnet"]}):
+        with pytest.raises(typer.BadParameter, match="allowed: "):
+            run.main(**given)
 
 
 # -- the gate ------------------------------------------------------------------------------------------------------
