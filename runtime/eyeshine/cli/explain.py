@@ -40,6 +40,9 @@ def explain(
     ] = False,
     candidates: Annotated[str, typer.Option(help="For --against-auto: street, coco, or a file.")] = "street",
     present: Annotated[int, typer.Option(help="For --against-auto: how many candidates count as present.")] = 10,
+    expand: Annotated[
+        float | None, typer.Option(help="Mix the kinds of each text (vehicle: car, bus) in, with this share, 0..1.")
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="NAME=VALUE of the method; repeat. See `eyeshine methods`.")
     ] = None,
@@ -85,11 +88,18 @@ def explain(
         resize=resize,
         templates=template or (),
     )
+    texts = text
+    if expand is not None:
+        from eyeshine.responder import HypernymTable, expand_text
+
+        expanded = [expand_text(explainer, each, HypernymTable(), weight=expand, truncate=truncate) for each in text]
+        texts = [each.vector for each in expanded]
+        typer.echo("\n".join(map(str, expanded)), err=True)
     names, failures = Names(), 0
     with _progress(images) as each:
         for image in each:
             try:
-                result = explainer.explain(image, text, method=chosen, against=rather, truncate=truncate)
+                result = explainer.explain(image, texts, method=chosen, against=rather, truncate=truncate)
                 stem = names.stem(image)
                 files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
             except (ImageError, EngineError, OutputError) as error:

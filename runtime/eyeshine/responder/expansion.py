@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -104,7 +105,9 @@ def expanded_vector(
     )
 
 
-def expand_text(explainer: Explainer, concept: str, expander: Expander, *, weight: float = 0.5) -> ExpandedText:
+def expand_text(
+    explainer: Explainer, concept: str, expander: Expander, *, weight: float = 0.5, truncate: bool = False
+) -> ExpandedText:
     """Ask for a concept's kinds and make its vector; kinds that the model never saw are left out, and reported.
 
     Args:
@@ -112,6 +115,7 @@ def expand_text(explainer: Explainer, concept: str, expander: Expander, *, weigh
         concept: a text.
         expander: a ``HypernymTable`` or a responder.
         weight: as in ``expanded_vector``.
+        truncate: accept texts that are longer than the context and cut them.
 
     Raises:
         TextError, OptionError: as ``expanded_vector``.
@@ -120,4 +124,4 @@ def expand_text(explainer: Explainer, concept: str, expander: Expander, *, weigh
     kinds = expander.expand(concept)
     unseen = [kind for kind in kinds if explainer.texts.tokenizer.unknown_words(kind)]
     known = [kind for kind in kinds if kind not in unseen]
-    return expanded_vector(explainer.encode_texts, concept, known, weight, unseen)
+    return expanded_vector(partial(explainer.encode_texts, truncate=truncate), concept, known, weight, unseen)

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from eyeshine import Explainer
+from eyeshine import Explainer, roads
 from eyeshine.errors import OptionError, ResponderError, TextError, UnknownWordsWarning
 from eyeshine.responder import HYPERNYMS, HypernymTable, Response, expand_text, expanded_vector
 from eyeshine.roads.vocabulary import LABELS, WEATHERS
@@ -171,6 +171,19 @@ def test_words_that_the_model_never_saw_are_left_out_and_said(explainer):
     assert np.allclose(found.vector.vector, explainer.encode_texts(["a car"])[0], atol=1e-6)
     with pytest.warns(UnknownWordsWarning, match="vehicle"):
         expand_text(explainer, "a vehicle", HypernymTable({"vehicle": ("car", "tram")}))
+
+
+def test_kinds_find_what_a_word_that_the_model_never_saw_does_not():
+    """The pointing game of "a vehicle" on held-out road scenes, by the word and by its kinds."""
+    explainer, hits = Explainer.load(threads=1), {0: 0, 1: 0}
+    with pytest.warns(UnknownWordsWarning):
+        vectors = [expand_text(explainer, "a vehicle", HypernymTable(), weight=weight).vector for weight in hits]
+    scenes = [roads.render(seed=seed) for seed in range(2 * roads.HELD_OUT_FROM, 2 * roads.HELD_OUT_FROM + 40)]
+    for scene in scenes:
+        there = np.any([item.mask for item in scene.objects if item.label in ("car", "bus", "truck")], axis=0)
+        for weight, heat in zip(hits, explainer.explain(scene.image, vectors).heatmap(), strict=True):
+            hits[weight] += int(np.broadcast_to(there, heat.shape).ravel()[heat.argmax()])
+    assert hits[1] >= 2 * hits[0] >= 4, hits
 
 
 @pytest.mark.parametrize(
