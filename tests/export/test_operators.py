@@ -1,8 +1,8 @@
 """Graphs stay inside the operators that TensorRT 10 reads.
 
-The table: docs/operators.md of onnx-tensorrt in its editions for TensorRT 8.5 and 10.15, which lists all of them, and the
-parser's change log for what came between: LayerNormalization with 8.6, Attention with 10.14. TensorRT 10.15 takes opsets
-9 to 24, of LayerNormalization the first output alone, of Attention 4-D inputs and neither softcap nor
+The table: docs/operators.md of onnx-tensorrt in its editions for TensorRT 8.5 and 10.15, which lists all of them, and
+the parser's change log for what came between: LayerNormalization with 8.6, Attention with 10.14. TensorRT 10.15 takes
+opsets 9 to 24, of LayerNormalization the first output alone, of Attention 4-D inputs and neither softcap nor
 qk_matmul_output_mode; axes of reductions must be initialisers. Nothing is built here: not measured on a GPU.
 """
 
