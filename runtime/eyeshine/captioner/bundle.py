@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle, sha256_of
+from eyeshine.captioner.features import patch_features
 from eyeshine.captioner.words import Words
-from eyeshine.engine import CpuOptions, OrtCpuSession
+from eyeshine.engine import CpuOptions, OrtCpuSession, Session
 from eyeshine.errors import BundleError, OptionError
 from eyeshine.manifest import MANIFEST, FileInfo
+from eyeshine.verify import output_error
 
 __all__ = ["GOLDEN", "GRAPHS", "SCHEMA", "CaptionerFiles", "CaptionerManifest", "default_captioner"]
 
@@ -139,22 +141,23 @@ class CaptionerFiles:
         with np.load(self.folder / GOLDEN, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
 
-    def check_tower(self, bundle: Bundle, features: NDArray[np.float32], tolerance: float) -> None:
+    def check_tower(self, bundle: Bundle, tower: Session, tolerance: float) -> None:
         """Refuse a tower whose patches are not those that the captioner was trained on.
 
         A bundle that was exported again has another hash and the same features, so these decide.
 
         Args:
             bundle: the tower's.
-            features: what it makes of the golden pixels [B, N, F].
+            tower: runs its ``tower_graph``.
             tolerance: largest difference allowed, of the largest feature.
 
         Raises:
             BundleError: other features.
         """
-        wanted = self.golden()["tower/features"].astype(np.float64)
-        same = features.shape == wanted.shape
-        error = float(np.abs(features - wanted).max() / np.abs(wanted).max()) if same else float("inf")
+        golden, error = self.golden(), float("inf")
+        pixels = golden["tower/pixels"].astype(np.float32) / np.float32(255)
+        if pixels.shape[2:] == bundle.manifest.model.image_size:
+            error = output_error("features", patch_features(tower, pixels), golden["tower/features"])
         if not error <= tolerance:
             raise BundleError(
                 f"the captioner does not belong to bundle {bundle.name}",
