@@ -35,7 +35,7 @@ def head_grid(selection: HeadSelection, image: int = 0, prompt: int = 0, *, text
     order = {int(index): number for number, index in enumerate(selection.indices[image, prompt], 1)}
     every = len(order) == z.size
     width, height = _LEFT + z.shape[1] * _CELL + 12, _TOP + (z.shape[0] + 1) * _CELL
-    page = Image.new("RGB", (max(width, 320), height), _PAPER)
+    page = Image.new("RGB", (max(width, 400), height), _PAPER)
     draw = ImageDraw.Draw(page)
     small, large = ImageFont.load_default(13), ImageFont.load_default(16)
     caption = f"heads for {texts[prompt]!r}" if texts else "heads"
@@ -57,6 +57,6 @@ def head_grid(selection: HeadSelection, image: int = 0, prompt: int = 0, *, text
     for h in range(z.shape[1]):
         place = (_LEFT + h * _CELL + _CELL / 2, _TOP + z.shape[0] * _CELL + 4)
         draw.text(place, str(h), fill=_FAINT, font=small, anchor="mt")
-    note = "all heads are taken" if every else "numbers: order of choice; colour: relevance to the text (z-score)"
+    note = "all heads are taken" if every else "number: order of choice; colour: relevance (z-score)"
     draw.text((8, height - 18), note, fill=_FAINT, font=small)
     return page
