@@ -151,7 +151,7 @@ class Explainer:
 
         Args:
             images: a path, a PIL image, or a uint8 or float (0..1) array; a list of them is a batch.
-            texts: P texts; a text that was seen before costs no text forward.
+            texts: P texts, or ``TextVector``s of other models; a text that was seen before costs no text forward.
             method: a name from ``eyeshine methods``, or a ``Method``.
             against: explain each text rather than these, rather than the "rest" of the texts, or rather than a contrast
                 that is chosen for each image ("auto" or ``ContrastOptions``; one ``encode`` more).
