@@ -45,6 +45,9 @@ def evaluate(
     max_batch: Annotated[int, typer.Option(help="Most masked images of one forward pass.")] = 32,
     bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="NAME=VALUE of the method; repeat. See `eyeshine methods`.")
+    ] = None,
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
     against_auto: Annotated[
@@ -64,7 +67,7 @@ def evaluate(
     from rich.console import Console
 
     from eyeshine.explainer import Explainer
-    from eyeshine.methods import get_method
+    from eyeshine.methods.configure import configure, parse_settings
     from eyeshine.metrics.presets import choose_metrics
 
     if sum(map(bool, (against, against_rest, against_auto))) > 1:
@@ -80,7 +83,7 @@ def evaluate(
         "masks": None if not mask else _mask(mask[0]) if len(mask) == 1 else [_mask(path) for path in mask],
     }
     # What is wrong with the request is said once, before any image is read.
-    get_method(method)
+    how = configure(method, parse_settings(setting or ()))
     needs = {"contrast": "negative", "labels": "labels", "mask": "masks"}
     given = frozenset(need for need, name in needs.items() if truth[name] is not None)
     given |= {"contrast"} if against_auto else set()
@@ -96,7 +99,7 @@ def evaluate(
                     image,
                     text,
                     metrics=chosen,
-                    method=method,
+                    method=how,
                     against=rather,
                     truncate=truncate,
                     max_batch=max_batch,
@@ -109,8 +112,8 @@ def evaluate(
             if as_json:
                 typer.echo(json.dumps({"image": image, **result.to_dict()}, ensure_ascii=False))
             else:
-                how = f"{result.method}, {result.target}"
-                typer.echo(f"{image}: {how}, {result.encoded} images encoded, {result.wall_ms:.1f} ms")
+                made = f"{result.method}, {result.target}"
+                typer.echo(f"{image}: {made}, {result.encoded} images encoded, {result.wall_ms:.1f} ms")
                 Console().print(result.table())
     if failures:
         typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)

@@ -131,6 +131,7 @@ def test_one_bad_image_does_not_stop_the_rest(file, tiny_bundle, tmp_path, capsy
         (["--mask", "SMOOTH"], 1, "too many colours"),
         (["--mask", "OTHER"], 2, "not a mask of the image"),
         (["--method", "magic"], 2, "unknown method"),
+        (["--set", "colour=3"], 2, "no such setting"),
         (["--max-batch", "0"], 2, "max_batch"),
         (["--against-rest", "--against", "a cat"], 2, "exclude"),
     ],
