@@ -153,6 +153,13 @@ def test_a_server_that_hangs():
     assert "timeout_s" in message
 
 
+def test_a_server_that_hangs_once():
+    response, server = ask("hang", (200, completion("at last")), timeout_s=0.3, retries=1)
+    assert response.text == "at last"
+    assert response.wall_ms > 300
+    assert len(server.asked) == 2
+
+
 def test_a_server_that_hangs_up():
     assert "cannot be reached" in failure("drop")
 

@@ -11,6 +11,7 @@ import pytest
 
 from eyeshine import Explainer
 from eyeshine.errors import TextError
+from eyeshine.saving import save_image_results
 from eyeshine.texts import TextVector
 
 
@@ -51,6 +52,23 @@ def test_a_vector_is_encoded_as_itself_and_never_cached(explainer):
     assert len(explainer.texts) == before
     assert np.allclose(got, values / np.sqrt((values**2).sum()), atol=1e-7)
     assert not np.allclose(explainer.encode_texts(["a cat"])[0], got[0], atol=1e-2)
+
+
+def test_metrics_take_the_vector_and_not_the_name(explainer):
+    car = TextVector("a dog", explainer.encode_texts(["a red car"])[0])
+    by_vector, by_text = (explainer.evaluate(PHOTO, [text], metrics=["deletion"]) for text in (car, "a red car"))
+    by_name = explainer.evaluate(PHOTO, ["a dog"], metrics=["deletion"])
+    found, expected, other = (each.score("deletion") for each in (by_vector, by_text, by_name))
+    assert found.value == pytest.approx(expected.value, abs=1e-4)
+    assert found.value != pytest.approx(other.value, abs=1e-3)
+
+
+def test_results_are_saved_under_the_name(explainer, tmp_path):
+    result = explainer.explain(PHOTO, [TextVector("an idea", np.ones(24))])
+    picture, archive = save_image_results(result, tmp_path, "photo")
+    assert "an-idea" in picture.name
+    with np.load(archive, allow_pickle=False) as saved:
+        assert saved["texts"].tolist() == ["an idea"]
 
 
 def test_a_vector_equals_itself_alone():
