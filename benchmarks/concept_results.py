@@ -148,7 +148,7 @@ def markdown(rows: Sequence[Row], told: dict[str, list[tuple[float, float]]], sc
     lines += [
         "",
         f"grad_eclip's explanation took {plain:.1f} ms (median, whole call). Settings are the defaults but for what is",
-        "named: alpha .8, beta .5, strategy heads, ReLU gradient. The tower has 6 heads per block, so that the ten best",
+        "named: alpha .8, beta .5, strategy heads, ReLU gradient. The tower has 6 heads per block: the ten best",
         "of the last block are all of them; `both` chooses 10 of 24.",
         "",
         "## Do the paper's metrics tell a present concept from an absent one?",
