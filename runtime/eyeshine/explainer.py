@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.concept.contrast import Contrast, contrast_target
 from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options
-from eyeshine.errors import BundleError, EngineError, FallbackWarning, OptionError
+from eyeshine.errors import BundleError, FallbackWarning, OptionError
 from eyeshine.explanation import Explanation, check_finite
 from eyeshine.images import ImageLike, load_image
-from eyeshine.methods import BlockSignals, ConceptAttribution, Method
+from eyeshine.methods import Method
+from eyeshine.pipeline import Backend, Call, Pipeline, check_backend, like
 from eyeshine.preprocess import Preprocess
-from eyeshine.request import Clock, Request, as_list, make_request
+from eyeshine.request import Clock, as_list, make_request
 from eyeshine.sessions import Sessions
-from eyeshine.signals import last_blocks
 from eyeshine.targets import Against
 from eyeshine.texts import TextEncoder, check_texts
 from eyeshine.tokenizer import Tokenizer
-from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
 if TYPE_CHECKING:
     from eyeshine.device import DeviceExplanation
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Explainer"]
 
 Array = NDArray[np.float32]
-Backend = Literal["reference", "triton"]
 T = TypeVar("T")
 
 
@@ -67,7 +62,7 @@ class Explainer:
     ) -> None:
         self.bundle = bundle
         self.options: EngineOptions = CpuOptions() if options is None else options
-        self.backend = _checked_backend(backend, self.options)
+        self.backend = check_backend(backend, self.options)
         self.preprocess = _from_bundle(lambda: Preprocess.from_manifest(bundle.manifest.preprocess))
         info = bundle.manifest.tokenizer
         tokenizer = _from_bundle(
@@ -83,8 +78,8 @@ class Explainer:
         )
         self._sessions = Sessions(bundle, self.options, check=check)
         self.texts = TextEncoder(tokenizer, lambda: self._session("text"), templates, text_cache)
+        self._pipeline = Pipeline(bundle, self.options, self.backend, self._sessions, self.texts)
         self._fell_back: str | None = None
-        self._projections: dict[int, Any] = {}
 
     @classmethod
     def load(
@@ -165,13 +160,12 @@ class Explainer:
         if self.backend == "triton":
             return self.explain_on_device(images, texts, method=method, against=against, truncate=truncate).to_host()
         call = self._call(images, texts, method, against, truncate)
-        run = call.session.run(call.inputs, call.outputs)
-        call.clock.lap("graph")
-        maps = self._maps(call, run.outputs)
+        outputs, provider = self._pipeline.run(call)
+        maps = self._pipeline.maps(call, outputs)
         check_finite(maps, call.request.method.name)
         call.clock.lap("maps")
-        similarities = run.outputs["similarity"][:, : len(call.request.texts)]
-        return Explanation(maps=maps, similarities=similarities, **self._facts(call, run.provider))
+        similarities = outputs["similarity"][:, : len(call.request.texts)]
+        return Explanation(maps=maps, similarities=similarities, **self._facts(call, provider))
 
     def explain_on_device(
         self,
@@ -192,17 +186,15 @@ class Explainer:
                 "explaining on the device takes the Triton kernels", got=f"backend {self.backend!r}",
                 cure='Explainer.load(provider="cuda", backend="triton"), or explain()',
             )  # fmt: skip
-        from eyeshine.device import DeviceExplanation, tensors, wait
+        from eyeshine.device import DeviceExplanation, wait
 
         call = self._call(images, texts, method, against, truncate)
-        run = call.session.run_on_device(call.inputs, call.outputs)
-        call.clock.lap("graph")
-        signals = tensors(run.outputs)
-        maps = self._maps(call, signals)
-        similarities = signals["similarity"][:, : len(call.request.texts)].clone()
+        outputs, provider = self._pipeline.run(call)
+        maps = self._pipeline.maps(call, outputs)
+        similarities = outputs["similarity"][:, : len(call.request.texts)].clone()
         wait(maps)
         call.clock.lap("maps")
-        return DeviceExplanation(maps=maps, similarities=similarities, **self._facts(call, run.provider))
+        return DeviceExplanation(maps=maps, similarities=similarities, **self._facts(call, provider))
 
     def explain_cotangent(
         self,
@@ -235,17 +227,9 @@ class Explainer:
             images, cotangents, names, values, method, preprocess=preprocess, manifest=manifest
         )
         clock.lap("preprocess")
-        signals = request.method.signals - {"gradient"}
-        graph = self.bundle.cheapest(signals, request.method.blocks)
-        session = self._session(graph)
-        clock.lap("load")
-        inputs: dict[str, NDArray[np.generic]] = {"pixels": request.pixels}
-        if "text" in session.input_dims:  # no signal but the gradient depends on it
-            inputs["text"] = np.ones((len(request.texts), manifest.model.embed_dim), np.float32)
-        call = _Call(request, graph, session, inputs, sorted(signals), clock, {})
-        outputs, provider = self._run(call)
-        clock.lap("graph")
-        maps = self._maps(call, {**outputs, "gradient": _like(next(iter(outputs.values())), gradient)})
+        call = self._pipeline.start_without_text(request, clock)
+        outputs, provider = self._pipeline.run(call)
+        maps = self._pipeline.maps(call, {**outputs, "gradient": like(next(iter(outputs.values())), gradient)})
         on_host = maps if isinstance(maps, np.ndarray) else maps.cpu().numpy()
         check_finite(on_host, request.method.name)
         clock.lap("maps")
@@ -284,118 +268,19 @@ class Explainer:
         method: str | Method,
         against: Against,
         truncate: bool,
-    ) -> _Call:
+    ) -> Call:
         """Everything up to the run of the graph."""
         clock = Clock()
         preprocess, manifest = self.preprocess, self.bundle.manifest
         request = make_request(images, texts, method, against, preprocess=preprocess, manifest=manifest)
         clock.lap("preprocess")
-        details: dict[str, Any] = {}
-        if request.contrast is not None:
-            request, details["contrast"] = self._contrasted(request, truncate)
-            clock.lap("contrast")
-        vectors = self.texts.encode(request.target.prompts, truncate=truncate)
-        clock.lap("text")
-        graph = self.bundle.cheapest(request.method.signals | {"similarity"}, request.method.blocks)
-        session = self._session(graph)
-        clock.lap("load")
-        outputs = ["similarity", *sorted(request.method.signals)]
-        return _Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock, details)
+        return self._pipeline.start(request, clock, truncate=truncate)
 
-    def _contrasted(self, request: Request, truncate: bool) -> tuple[Request, list[list[Contrast]]]:
-        """The request with a contrast chosen for each image and text, and the choices."""
-        assert request.contrast is not None
-        images = self._session("encode").run({"pixels": request.pixels}, ["embedding"]).outputs["embedding"]
-        encode = partial(self.texts.encode, truncate=truncate)
-        scale = self.bundle.manifest.model.logit_scale
-        target, choices = contrast_target(request.texts, images, encode, request.contrast, scale)
-        return replace(request, target=target), choices
-
-    def _run(self, call: _Call) -> tuple[dict[str, Any], str]:
-        """Outputs of a graph where the backend computes maps from them, and the provider that ran."""
-        if self.backend == "reference":
-            run = call.session.run(call.inputs, call.outputs)
-            return dict(run.outputs), run.provider
-        from eyeshine.device import tensors
-
-        on_device = call.session.run_on_device(call.inputs, call.outputs)
-        return dict(tensors(on_device.outputs)), on_device.provider
-
-    def _maps(self, call: _Call, outputs: Mapping[str, Any]) -> Any:
-        """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
-        request, method = call.request, call.request.method
-        read = {name: last_blocks(name, outputs[name], method.blocks) for name in method.signals}
-        if "gradient" in read:
-            read["gradient"] = request.target.combine(read["gradient"])
-        if "text" in method.needs:
-            read["text"] = _like(outputs["similarity"], call.inputs["text"][: len(request.texts)])
-        if "head_projection" in method.needs:
-            read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
-        signals = BlockSignals(**read, backend=self.backend, depth=self.bundle.manifest.model.layers)
-        if isinstance(method, ConceptAttribution):
-            maps, call.details["heads"] = method.attribute(signals)
-        else:
-            maps = method.maps(signals, len(request.texts))
-        return maps.reshape(len(request.photos), len(request.texts), *self.bundle.manifest.grid)
-
-    def _head_projection(self, blocks: int, beside: Any) -> Any:
-        """The bundle's constant, of the kind of ``beside`` and where it is; read once."""
-        if blocks not in self._projections:
-            self._projections[blocks] = _like(beside, self.bundle.head_projection(blocks))
-        return self._projections[blocks]
-
-    def _facts(self, call: _Call, provider: str) -> dict[str, Any]:
-        """What a result says beside its maps."""
-        request = call.request
-        engine = {**self.options.metadata(), "provider": provider, "graph": call.graph, "backend": self.backend}
-        return {
-            "texts": request.texts,
-            "method": request.method.name,
-            "target": request.target.name,
-            "images": request.photos,
-            "crops": request.crops,
-            "bundle": self.bundle.name,
-            "engine": engine if self._fell_back is None else {**engine, "fell_back": self._fell_back},
-            "timings_ms": call.clock.timings_ms(),
-            "background": getattr(request.method, "background", 0.0),
-            "details": call.details,
-        }
+    def _facts(self, call: Call, provider: str) -> dict[str, Any]:
+        return self._pipeline.facts(call, provider, self._fell_back)
 
     def _session(self, name: str) -> Session:
         return self._sessions.get(name)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A request with the session that will run it."""
-
-    request: Request
-    graph: str
-    session: Session
-    inputs: dict[str, NDArray[np.generic]]
-    outputs: list[str]
-    clock: Clock
-    details: dict[str, Any]
-
-
-def _like(beside: Any, array: NDArray[Any]) -> Any:
-    """The array as it is, or as a torch tensor where ``beside`` is one."""
-    return array if isinstance(beside, np.ndarray) else beside.new_tensor(array)
-
-
-def _checked_backend(backend: Backend, options: EngineOptions) -> Backend:
-    """The backend, if it can run on what the engine leaves."""
-    if backend not in ("reference", "triton"):
-        raise OptionError("unknown backend", got=repr(backend), allowed="reference, triton")
-    try:
-        resolve(backend)
-    except KernelError as error:
-        raise EngineError("the Triton kernels cannot run here", got=str(error)) from error
-    if backend == "triton" and options.device_type != "cuda" and not interpreting():
-        raise OptionError(
-            "backend triton needs an engine on the GPU", got=f"provider {options.engine}", allowed="cuda, tensorrt"
-        )
-    return backend
 
 
 def _from_bundle(read: Callable[[], T]) -> T:
