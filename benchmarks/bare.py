@@ -18,12 +18,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from eyeshine.bundle import sha256_of
+from eyeshine.bundle import HEADS, sha256_of
 from eyeshine.manifest import SCHEMA, FileInfo, GraphInfo, Manifest, ModelInfo, TensorInfo, TokenizerInfo
 from eyeshine.signals import SIGNALS
 from eyeshine_export.graph.ops import OPSET
 from eyeshine_export.graph.towers import encode_graph, explain_graph
 from eyeshine_export.graph.weights import VisionWeights, vision_weights
+from eyeshine_export.heads import head_projection
 from eyeshine_export.source import Source
 from eyeshine_export.write import ExportOptions, write_graphs
 
@@ -40,13 +41,16 @@ def write_precision(source: Source, folder: Path, precision: str) -> None:
         "image": explain_graph(source.config, weights, form=form),
     }
     write_graphs(models, folder)
+    np.save(folder / HEADS, head_projection(weights, 1), allow_pickle=False)
     _write_manifest(source, folder, {name: _info(name, model, source, 1) for name, model in models.items()}, precision)
 
 
 def write_deep(source: Source, folder: Path, blocks: int) -> None:
     """``deep`` for the last ``blocks`` blocks, as ``--layers`` writes it."""
-    model = explain_graph(source.config, _weights(source), blocks)
+    weights = _weights(source)
+    model = explain_graph(source.config, weights, blocks)
     write_graphs({"deep": model}, folder)
+    np.save(folder / HEADS, head_projection(weights, blocks), allow_pickle=False)
     _write_manifest(source, folder, {"deep": _info("deep", model, source, blocks)}, "fp32")
 
 

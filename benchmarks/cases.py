@@ -19,11 +19,14 @@ from benchmarks.registry import ALL, CaseSpec
 from benchmarks.workload import Workload
 from eyeshine import Explainer
 from eyeshine.bundle import Bundle
+from eyeshine.concept import ConceptOptions
 from eyeshine.engine import CpuOptions, CudaOptions, EngineOptions, Session, TensorRtOptions
 from eyeshine.errors import EngineError
-from eyeshine.methods import BlockSignals, GradEclip
+from eyeshine.methods import BlockSignals, ConceptAttribution, GradEclip
+from eyeshine.pipeline import like
 from eyeshine.signals import last_blocks
 from eyeshine_kernels.backend import Backend
+from eyeshine_kernels.head_scores import Strategy
 
 __all__ = ["Bench"]
 
@@ -64,6 +67,7 @@ class Bench:
             "plain": lambda spec: self._embedding(spec, self.model.plain(self._precision(spec)), "plain"),
             "encode": lambda spec: self._embedding(spec, self._bundle(spec), "encode"),
             "explain": self._explain,
+            "concept": self._concept,
             "call": self._call,
             "embedded": self._embedded,
             "eager": lambda spec: eager.make(spec, self.workload, self.model.network.visual),
@@ -142,6 +146,34 @@ class Bench:
             return {**out, "maps": maps}
 
         return self._case(spec, bundle, session, run, lambda: self.workload.expected(spec.prompts, blocks))
+
+    def _concept(self, spec: CaseSpec) -> Case:
+        """Concept Attribution: the graph, the choice of heads, and the map; the gate sees what the graph yields."""
+        options = self._options(spec)
+        blocks = min(spec.blocks, self.model.source.config.vision.layers)
+        bundle, graph = (self._bundle(spec), "image") if blocks == 1 else (self.model.deep(blocks), "deep")
+        session = self._session(bundle, graph, options)
+        text = self.workload.text(spec.prompts)
+        inputs = {"pixels": self.workload.pixels, "text": text}
+        strategy: Strategy = "heads" if blocks == 1 else "both"
+        method = ConceptAttribution(ConceptOptions(strategy=strategy, blocks=blocks))
+        backend: Backend = "triton" if options.device_type == "cuda" else "reference"
+        outputs = ["similarity", *sorted(method.signals)]
+        projection = bundle.head_projection(blocks)
+
+        def run() -> Mapping[str, Any]:
+            out = _run(session, options, inputs, outputs)
+            constants = {"text": like(out["similarity"], text), "head_projection": like(out["similarity"], projection)}
+            read: dict[str, Any] = {name: last_blocks(name, out[name], blocks) for name in method.signals}
+            method.attribute(BlockSignals(backend=backend, **read, **constants))
+            eager.synchronize(options.device_type)
+            return out
+
+        def expected() -> Mapping[str, Array]:
+            found = self.workload.expected(spec.prompts, blocks)
+            return {name: found[name] for name in ("similarity", "gradient")}
+
+        return self._case(spec, bundle, session, run, expected)
 
     def _post(self, spec: CaseSpec) -> Case:
         vision = self.model.source.config.vision

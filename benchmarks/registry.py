@@ -24,7 +24,7 @@ __all__ = [
     "select",
 ]
 
-Kind = Literal["plain", "encode", "explain", "call", "embedded", "network", "eager", "post", "cold", "large"]
+Kind = Literal["plain", "encode", "explain", "concept", "call", "embedded", "network", "eager", "post", "cold", "large"]
 ALL: Final = 0
 """In place of a number of blocks: the whole tower."""
 
@@ -36,7 +36,8 @@ class CaseSpec:
     Attributes:
         name: in rows and options.
         title: in tables.
-        kind: plain (torch.onnx's encoder), encode (encode.onnx), explain (the graph and the map), call
+        kind: plain (torch.onnx's encoder), encode (encode.onnx), explain (the graph and the map),
+            concept (the same with Concept Attribution: its own heads for one block, the best of all for more), call
             (``Explainer.explain``), embedded (the same with the bundle that comes with the package), network (the
             encoder in eager PyTorch), eager (the explanation there, with autograd), post (what comes after the graph,
             alone), cold (a process from its start to its first map), large (one kernel on a shape that fills a GPU).
@@ -114,6 +115,10 @@ CASES: Final = {
         CaseSpec("four-1", "explain --layers 4, 1 prompt", "explain", 1, blocks=4),
         CaseSpec("four-10", "explain --layers 4, 10 prompts", "explain", 10, blocks=4),
         CaseSpec("all-1", "explain all layers, 1 prompt", "explain", 1, blocks=ALL),
+        CaseSpec("concept-heads-1", "concept_attribution, heads, 1 prompt", "concept", 1),
+        CaseSpec("concept-heads-10", "concept_attribution, heads, 10 prompts", "concept", 10),
+        CaseSpec("concept-both-1", "concept_attribution, both, 1 prompt", "concept", 1, blocks=4),
+        CaseSpec("concept-both-10", "concept_attribution, both, 10 prompts", "concept", 10, blocks=4),
         CaseSpec("network", "encoder in eager PyTorch", "network", 0),
         CaseSpec("eager-1", "eager PyTorch autograd, 1 prompt", "eager", 1),
         CaseSpec("eager-10", "eager PyTorch autograd, 10 prompts", "eager", 10),
@@ -147,6 +152,9 @@ _EVERY = ("b32", "b16", "roads")
 GROUPS: Final[dict[str, Group]] = {
     "last": Group(("plain", "encode", "explain-1", "explain-10", "explain-100", "call-1", "embedded-1"), _EVERY),
     "deep": Group(("plain", "two-1", "two-10", "four-1", "four-10", "all-1"), _EVERY, budget_s=30.0),
+    "concept": Group(
+        ("plain", "concept-heads-1", "concept-heads-10", "concept-both-1", "concept-both-10"), ("b16",), budget_s=25.0
+    ),
     "eager": Group(("plain", "explain-1", "explain-10", "eager-1", "eager-10"), _EVERY, budget_s=30.0),
     "openvino": Group(
         ("plain", "explain-10", "openvino-plain", "openvino-10", "openvino-bf16-plain", "openvino-bf16-10"),
@@ -177,6 +185,9 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
         Limit("two-1", "plain", 1.00),
         Limit("two-10", "plain", 1.00),
         Limit("all-1", "plain", 1.95),
+        Limit("concept-heads-1", "plain", 1.02),
+        Limit("concept-both-1", "plain", 1.20),
+        Limit("concept-both-10", "plain", 2.90),
         Limit("eager-1", "explain-1", 1.35, at_least=True),
         Limit("eager-10", "explain-10", 2.1, at_least=True),
         # Wanted is fp32 >= 1.6 x int8, the same as this.
