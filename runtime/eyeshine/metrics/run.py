@@ -59,12 +59,14 @@ def evaluate(
         truncate: accept texts that are longer than the context and cut them.
 
     Raises:
-        OptionError: unknown metrics, one that needs more than was passed, masks of another shape, an explanation of
-            another bundle, or one that metrics adjusted.
+        OptionError: unknown metrics, one that needs more than was passed, masks of another shape; maps that are not
+            on the host, of another bundle, or adjusted by metrics.
         TextError: a negative text or a label that cannot be encoded.
         EngineError: the engine failed, or an embedding is not finite.
     """
     started = perf_counter()
+    if not isinstance(explanation, Explanation):
+        raise OptionError("not an explanation on the host", got=type(explanation).__name__, cure=".to_host()")
     if getattr(explanation, "adjusted", False):
         raise OptionError(
             "a map that was adjusted by metrics cannot be scored by metrics: it was tuned to them",

@@ -263,6 +263,8 @@ def test_an_explanation_of_another_model_or_another_preparation_is_refused(tiny,
     found = tiny.explain(photo(1), TEXTS)
     with pytest.raises(OptionError, match="another bundle"):
         evaluate(oblong, found)
+    with pytest.raises(OptionError, match="not an explanation"):
+        evaluate(tiny, found.maps)
     squash = Explainer.load(tiny_bundle, threads=1, resize="squash")
     with pytest.raises(OptionError, match="prepared in another way"):
         evaluate(squash, found)

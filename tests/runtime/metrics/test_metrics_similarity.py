@@ -137,6 +137,13 @@ def test_the_papers_number_of_a_percent_is_a_fraction(case_of):
     assert metric.unit == "fraction"
 
 
+def test_percent_is_a_share_of_the_whole_image(case_of):
+    metric = ConfidenceDrop("percent")
+    assert metric.read(case_of([[0, 1]]), vectors(metric, 0.25, 0.2)).value == pytest.approx(20, abs=1e-4)
+    assert metric.read(case_of([[0, 1]]), vectors(metric, 0.25, 0.3)).value == 0
+    assert metric.read(case_of([[0, 1]]), vectors(metric, -0.25, -0.3)).value is None
+
+
 @pytest.mark.parametrize(
     ("margin", "band"),
     [(5.569, "distinguishes"), (-10.318, "fails"), (2.248, "partly"), (1.657, "fails"), (4.99, "partly")],
