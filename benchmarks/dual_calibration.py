@@ -1,0 +1,144 @@
+"""Calibrate the thresholds of dual explainability on roads scenes, and score the verdicts on held-out ones.
+
+    python -m benchmarks.dual_calibration calibrate          # 1,050 scenes from seed 940,000,000 on; prints thresholds
+    python -m benchmarks.dual_calibration evaluate           # 500 held-out scenes from seed 1,000,700,000 on; tables
+
+``calibrate`` turns one threshold after the other to where most verdicts are right, three times round, with maps and,
+for a fair comparison, by itself without them. Its numbers are the defaults of ``eyeshine.dual.verdict``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Final
+
+import numpy as np
+
+from benchmarks.dual_cases import Case, plant
+from eyeshine import Explainer
+from eyeshine.dual import KINDS, DualOptions, Kind, Signals, Thresholds, decide, explain_dual
+from eyeshine.dual.verdict import NAMES, WITHOUT_MAPS
+from eyeshine.roads import HELD_OUT_FROM
+
+__all__ = ["Row", "calibrated", "confusion", "rows", "share_right", "table"]
+
+CALIBRATION: Final = (940_000_000, 1_050)
+HELD_OUT: Final = (HELD_OUT_FROM + 700_000, 500)  # first seed and number of cases
+_ROUNDS: Final = 3
+_STEPS: Final = 60  # values of a threshold that are tried
+
+# What a threshold is compared with, and so the range that it is looked for in.
+_SOURCES: Final[dict[str, tuple[str, ...]]] = {
+    "presence": ("answer_presence",),
+    "image": ("image",),
+    "scenery": ("prompt_presence",),
+    "alike_text": ("text_similarity",),
+    "blind": ("blind_similarity",),
+    "alike_map": ("map_similarity",),
+    "second": ("prompt_second",),
+    "focus": ("answer_focus",),
+    "largest": ("answer_largest",),
+}
+_OF_MAPS: Final = ("alike_map", "second", "focus", "largest")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A planted case with the signals that were read from it."""
+
+    kind: Kind
+    variant: str
+    signals: Signals
+
+
+def rows(explainer: Explainer, first_seed: int, count: int) -> list[Row]:
+    """Plant ``count`` cases and read their signals."""
+    return [
+        Row(case.kind, case.variant, _signals(explainer, case)) for case in islice(plant(explainer, first_seed), count)
+    ]
+
+
+def _signals(explainer: Explainer, case: Case) -> Signals:
+    options = DualOptions(metrics=False)
+    return explain_dual(
+        explainer, case.image, case.prompt, case.answer, blind_answer=case.blind_answer, options=options
+    ).signals
+
+
+def share_right(found: Sequence[Row], thresholds: Thresholds, *, maps: bool) -> float:
+    """The share of verdicts that are as planted."""
+    return sum(decide(row.signals, thresholds, maps=maps).kind == row.kind for row in found) / len(found)
+
+
+def calibrated(found: Sequence[Row], start: Thresholds, *, maps: bool) -> Thresholds:
+    """Thresholds with which most verdicts are right; of equally good values the middle one."""
+    best = start
+    for _ in range(_ROUNDS):
+        for name, sources in _SOURCES.items():
+            if not maps and name in _OF_MAPS:
+                continue
+            values = [v for row in found for source in sources if (v := getattr(row.signals, source)) is not None]
+            tried = np.unique(np.quantile(values, np.linspace(0.0, 1.0, _STEPS)))
+            right = [share_right(found, replace(best, **{name: float(value)}), maps=maps) for value in tried]
+            equal = np.flatnonzero(np.array(right) == max(right))
+            best = replace(best, **{name: round(float(tried[equal[len(equal) // 2]]), 2)})
+    return best
+
+
+def confusion(found: Iterable[Row], thresholds: Thresholds, *, maps: bool) -> Counter[tuple[Kind, Kind]]:
+    """How often a planted kind (first) got a verdict (second)."""
+    return Counter((row.kind, decide(row.signals, thresholds, maps=maps).kind) for row in found)
+
+
+def table(counts: Counter[tuple[Kind, Kind]]) -> str:
+    """The confusion table in Markdown."""
+    there = [kind for kind in KINDS if any(kind in pair for pair in counts)]
+    lines = [
+        f"| planted | {' | '.join(NAMES[kind] for kind in there)} | right |",
+        "| --- |" + " --- |" * (len(there) + 1),
+    ]
+    for planted in there:
+        cells = [counts[planted, kind] for kind in there]
+        if sum(cells):
+            share = counts[planted, planted] / sum(cells)
+            lines.append(f"| {NAMES[planted]} | {' | '.join(str(cell or '') for cell in cells)} | {share:.0%} |")
+    total = sum(counts.values())
+    right = sum(count for (planted, kind), count in counts.items() if planted == kind)
+    return "\n".join([*lines, "", f"{right} of {total} verdicts are right: {right / total:.1%}."])
+
+
+def _calibrate(explainer: Explainer) -> None:
+    found = rows(explainer, *CALIBRATION)
+    for maps, start in ((True, Thresholds()), (False, WITHOUT_MAPS)):
+        best = calibrated(found, start, maps=maps)
+        print(f"\n{'with' if maps else 'without'} maps: {asdict(best)}\n\n{table(confusion(found, best, maps=maps))}")
+
+
+def _evaluate(explainer: Explainer) -> None:
+    found = rows(explainer, *HELD_OUT)
+    for maps, thresholds in ((True, Thresholds()), (False, WITHOUT_MAPS)):
+        counts = confusion(found, thresholds, maps=maps)
+        print(f"\n{'With' if maps else 'Without'} maps:\n\n{table(counts)}")
+    variants = dict.fromkeys((row.kind, row.variant) for row in found)
+    for kind, variant in sorted(variants):
+        own = [row for row in found if (row.kind, row.variant) == (kind, variant)]
+        with_maps, without = (
+            share_right(own, t, maps=maps) for t, maps in ((Thresholds(), True), (WITHOUT_MAPS, False))
+        )
+        print(f"{NAMES[kind]}, {variant}: {len(own)} cases, right {with_maps:.0%}, without maps {without:.0%}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Calibrate or evaluate."""
+    steps = {"calibrate": _calibrate, "evaluate": _evaluate}
+    if len(arguments) != 1 or arguments[0] not in steps:
+        sys.exit("usage: python -m benchmarks.dual_calibration calibrate|evaluate")
+    steps[arguments[0]](Explainer.load(threads=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
