@@ -2,18 +2,20 @@
 
     python -m benchmarks.dual_calibration calibrate          # 1,050 scenes from seed 940,000,000 on; prints thresholds
     python -m benchmarks.dual_calibration evaluate           # 500 held-out scenes from seed 1,000,700,000 on; tables
+    python -m benchmarks.dual_calibration latency            # a request in units of one explanation, one thread
 
 ``calibrate`` turns one threshold after the other to where most verdicts are right, three times round, with maps and,
-for a fair comparison, by itself without them. Its numbers are the defaults of ``eyeshine.dual.verdict``.
+for a fair comparison, by itself without them. Its numbers are the defaults of ``eyeshine.dual.thresholds``.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from time import perf_counter, process_time
 from typing import Final
 
 import numpy as np
@@ -21,7 +23,8 @@ import numpy as np
 from benchmarks.dual_cases import Case, plant
 from eyeshine import Explainer
 from eyeshine.dual import KINDS, DualOptions, Kind, Signals, Thresholds, decide, explain_dual
-from eyeshine.dual.verdict import NAMES, WITHOUT_MAPS
+from eyeshine.dual.thresholds import WITHOUT_MAPS
+from eyeshine.dual.verdict import NAMES
 from eyeshine.roads import HELD_OUT_FROM
 
 __all__ = ["Row", "calibrated", "confusion", "rows", "share_right", "table"]
@@ -30,6 +33,7 @@ CALIBRATION: Final = (940_000_000, 1_050)
 HELD_OUT: Final = (HELD_OUT_FROM + 700_000, 500)  # first seed and number of cases
 _ROUNDS: Final = 3
 _STEPS: Final = 60  # values of a threshold that are tried
+_TURNS: Final = 60  # of the timing
 
 # What a threshold is compared with, and so the range that it is looked for in.
 _SOURCES: Final[dict[str, tuple[str, ...]]] = {
@@ -63,10 +67,7 @@ def rows(explainer: Explainer, first_seed: int, count: int) -> list[Row]:
 
 
 def _signals(explainer: Explainer, case: Case) -> Signals:
-    options = DualOptions(metrics=False)
-    return explain_dual(
-        explainer, case.image, case.prompt, case.answer, blind_answer=case.blind_answer, options=options
-    ).signals
+    return explain_dual(explainer, case.image, case.prompt, case.answer, blind_answer=case.blind_answer).signals
 
 
 def share_right(found: Sequence[Row], thresholds: Thresholds, *, maps: bool) -> float:
@@ -132,11 +133,38 @@ def _evaluate(explainer: Explainer) -> None:
         print(f"{NAMES[kind]}, {variant}: {len(own)} cases, right {with_maps:.0%}, without maps {without:.0%}")
 
 
+def _latency(explainer: Explainer) -> None:
+    """Wall and processor time of requests in turn; both in units of one explanation of one text, by their medians."""
+    image = next(plant(explainer, CALIBRATION[0])).image
+    pair = ("is there a bus?", "a red car")
+    calls: dict[str, Callable[[], object]] = {
+        "one explanation": lambda: explainer.explain(image, ["a bus"]),
+        "dual request": lambda: explain_dual(explainer, image, *pair),
+        "dual request with metrics": lambda: explain_dual(explainer, image, *pair, options=DualOptions(metrics=True)),
+        "one explanation with the metrics": lambda: explainer.evaluate(
+            image, ["a bus"], metrics=("concept_drop", "negative_suppression"), negative="a red car"
+        ),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(_TURNS + 3):
+        for name in list(calls) if turn % 2 else reversed(calls):
+            started = perf_counter(), process_time()
+            calls[name]()
+            if turn >= 3:
+                wall[name].append((perf_counter() - started[0]) * 1e3)
+                cpu[name].append((process_time() - started[1]) * 1e3)
+    for name in calls:
+        one = [np.median(times["one explanation"]) for times in (wall, cpu)]
+        here = [np.median(times[name]) for times in (wall, cpu)]
+        print(f"{name}: wall {here[0]:.1f} ms ({here[0] / one[0]:.2f}), cpu {here[1]:.1f} ms ({here[1] / one[1]:.2f})")
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Calibrate or evaluate."""
-    steps = {"calibrate": _calibrate, "evaluate": _evaluate}
+    """Calibrate, evaluate or time."""
+    steps = {"calibrate": _calibrate, "evaluate": _evaluate, "latency": _latency}
     if len(arguments) != 1 or arguments[0] not in steps:
-        sys.exit("usage: python -m benchmarks.dual_calibration calibrate|evaluate")
+        sys.exit("usage: python -m benchmarks.dual_calibration calibrate|evaluate|latency")
     steps[arguments[0]](Explainer.load(threads=1))
 
 

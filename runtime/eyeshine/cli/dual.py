@@ -32,7 +32,7 @@ def dual(
         str | None, typer.Option(help="What was answered to the same prompt without the image: shows guesses.")
     ] = None,
     responder: Annotated[
-        str | None, typer.Option(help="Address of a chat server to ask: http://localhost:8000/v1")
+        str | None, typer.Option(help="Whom to ask: captioner, or a chat server's address, http://localhost:8000/v1")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The responder's model, as its server names it.")] = None,
     ask_blind: Annotated[bool, typer.Option(help="Ask the responder again, without the image.")] = True,
@@ -78,9 +78,14 @@ def _responder(address: str | None, model: str | None, answer: str | None) -> An
     """
     if (answer is None) == (address is None):
         got = "neither" if answer is None else "both"
-        raise OptionError("one answer is needed", got=got, allowed="--answer, or --responder with --model")
+        raise OptionError("one answer is needed", got=got, allowed="--answer, or --responder")
     if address is None:
         return None
+    if address == "captioner":
+        from eyeshine.captioner import Captioner
+        from eyeshine.responder import CaptionerResponder
+
+        return CaptionerResponder(Captioner.load())
     if model is None:
         raise OptionError("a responder needs a model", got="--responder alone", cure="name it with --model")
     from eyeshine.responder import ChatResponder

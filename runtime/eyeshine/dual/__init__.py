@@ -12,7 +12,8 @@ from eyeshine.dual.options import DualOptions
 from eyeshine.dual.request import Answerer, explain_dual
 from eyeshine.dual.result import Dual
 from eyeshine.dual.side import Side
-from eyeshine.dual.verdict import KINDS, Kind, Signals, Thresholds, Verdict, decide
+from eyeshine.dual.thresholds import Thresholds
+from eyeshine.dual.verdict import KINDS, Kind, Signals, Verdict, decide
 
 __all__ = [
     "KINDS",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from eyeshine.concept import load_candidates
-from eyeshine.dual.verdict import Thresholds
+from eyeshine.dual.thresholds import Thresholds
 from eyeshine.errors import OptionError
 from eyeshine.methods import Method
 
@@ -25,8 +25,8 @@ class DualOptions:
         method: how to explain, see ``eyeshine methods``. The thresholds were calibrated with grad_eclip.
         candidates: what may be in the image: "street", "coco", a file with one text a line, or texts, 4 or more.
         tau: 0..1, both excluded; share of a map's largest value from which a patch counts as hot.
-        metrics: score the maps of both sides by Concept Drop and Negative Suppression; takes two masked images a
-            concept and one more, the verdict does not read it.
+        metrics: score the maps of both sides by Concept Drop and Negative Suppression. Takes a forward pass of two
+            masked images for every concept, and one more; the verdict does not read it.
         ask_blind: ask a responder a second time, without the image, whether it guesses.
         thresholds: of the verdict.
 
@@ -38,7 +38,7 @@ class DualOptions:
     method: str | Method = "grad_eclip"
     candidates: str | Path | Sequence[str] = "street"
     tau: float = 0.4
-    metrics: bool = True
+    metrics: bool = False
     ask_blind: bool = True
     thresholds: Thresholds = field(default_factory=Thresholds)
 

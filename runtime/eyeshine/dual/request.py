@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,17 +13,16 @@ from eyeshine.dual.comparison import compare
 from eyeshine.dual.concepts import Concept, concept_of, extract_concepts, subjects
 from eyeshine.dual.options import DualOptions
 from eyeshine.dual.result import Dual
+from eyeshine.dual.scores import Found, evaluate_concepts
 from eyeshine.dual.side import Side, presence, read_signals
 from eyeshine.dual.verdict import decide
 from eyeshine.errors import OptionError, ResponderError
-from eyeshine.explanation import Explanation
 from eyeshine.images import ImageLike, load_image
 from eyeshine.request import Clock
 from eyeshine.texts import check_texts
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
-    from eyeshine.metrics import Evaluation
 
 __all__ = ["Answerer", "explain_dual"]
 
@@ -91,7 +89,7 @@ def explain_dual(
     )
     verdict = decide(signals, chosen.thresholds)
     clock.lap("verdict")
-    evaluation = _evaluate(explainer, explanation, own, found, chosen) if chosen.metrics and own else None
+    evaluation = evaluate_concepts(explainer, explanation, own, found, chosen) if chosen.metrics and own else None
     clock.lap("metrics")
     return Dual(
         asked=prompted,
@@ -104,19 +102,6 @@ def explain_dual(
         evaluation=evaluation,
         timings_ms=clock.timings_ms(),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What one pass found: log odds [P] and maps [P, h, w] of texts."""
-
-    texts: list[str]
-    odds: Array
-    maps: Array
-    tau: float
-
-    def odds_of(self, text: str) -> float:
-        return float(self.odds[self.texts.index(text)])
 
 
 def _answers(
@@ -176,32 +161,3 @@ def _vectors(explainer: Explainer, concepts: Sequence[Concept]) -> Array:
     if not concepts:
         return np.zeros((0, explainer.bundle.manifest.model.embed_dim), np.float32)
     return explainer.encode_texts([concept.text for concept in concepts])
-
-
-def _evaluate(
-    explainer: Explainer, explanation: Explanation, own: list[str], found: Found, options: DualOptions
-) -> Evaluation:
-    """Concept Drop and Negative Suppression of every concept."""
-    from eyeshine.metrics import evaluate
-
-    count = len(own)  # they come first
-    part = replace(
-        explanation,
-        texts=tuple(own),
-        maps=explanation.maps[:, :count],
-        similarities=explanation.similarities[:, :count],
-    )
-    negatives = _negatives(explainer, own, found, options)
-    return evaluate(explainer, part, metrics=("concept_drop", "negative_suppression"), negative=negatives)
-
-
-def _negatives(explainer: Explainer, own: list[str], found: Found, options: DualOptions) -> list[str]:
-    """For every text the present candidate least like it (section III-F); where none is present, the likeliest."""
-    candidates = load_candidates(options.candidates)
-    cosines = explainer.encode_texts(own) @ explainer.encode_texts(candidates).T
-    chosen = []
-    for text, row in zip(own, cosines, strict=True):
-        others = [(float(row[k]), found.odds_of(c), c) for k, c in enumerate(candidates) if c != text]
-        there = [other for other in others if other[1] >= options.thresholds.presence]
-        chosen.append(min(there)[2] if there else max(others, key=lambda other: other[1])[2])
-    return chosen

@@ -84,7 +84,7 @@ def read_signals(asked: Side, said: Side, image: float, blind: Array | None) -> 
         rival_presence=_rival(asked, said),
         image=image,
         text_similarity=_highest(asked.vectors @ said.vectors.T),
-        blind_similarity=None if blind is None else _highest(said.vectors @ blind.T),
+        blind_similarity=_guessed_again(said, blind),
         map_similarity=_map_similarity(asked, said),
         prompt_second=asked.shapes[0].second if len(asked.concepts) == 1 else None,
         answer_focus=best.focus if best else None,
@@ -94,6 +94,13 @@ def read_signals(asked: Side, said: Side, image: float, blind: Array | None) -> 
 
 def _highest(cosines: Array) -> float | None:
     return float(cosines.max()) if cosines.size else None
+
+
+def _guessed_again(said: Side, blind: Array | None) -> float | None:
+    """How like the blind answer the answer is in the concept that is least like it: one that is new was seen."""
+    if blind is None or not len(blind) or not said.concepts:
+        return None
+    return float((said.vectors @ blind.T).max(axis=1).min())
 
 
 def _map_similarity(asked: Side, said: Side) -> float | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from math import isfinite
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from eyeshine.errors import OptionError
+from eyeshine.dual.thresholds import WITHOUT_MAPS, Thresholds
 
-__all__ = ["KINDS", "NAMES", "WITHOUT_MAPS", "Kind", "Signals", "Thresholds", "Verdict", "decide"]
+__all__ = ["KINDS", "NAMES", "Kind", "Signals", "Verdict", "decide"]
 
 Kind = Literal["coherent", "divergent", "generic", "ambiguous", "guessed", "wrong_reason", "ungrounded", "none"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -27,45 +26,6 @@ NAMES: Final[dict[Kind, str]] = {
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """Where the questions turn; calibrated on roads scenes by ``python -m benchmarks.dual_calibration``.
-
-    Presence is a distance between cosines times the model's logit scale: another model needs thresholds of its own.
-
-    Attributes:
-        presence: log odds from which a concept counts as present.
-        image: log odds that the most present candidate of an image reaches where the image shows anything.
-        scenery: log odds from which a prompt about the scene alone ("snow") is about this scene.
-        alike_text: cosine of two texts from which they name the same.
-        blind: cosine from which an answer is the same as the one without the image.
-        alike_map: Pearson correlation of two maps from which they show the same.
-        second: energy of a map's second region over its first from which it may show several things.
-        focus: share of a map's energy in hot patches from which several regions are several things.
-        largest: share of a map's energy in one region from which it points at something.
-    """
-
-    presence: float = 3.02
-    image: float = 7.39
-    scenery: float = 2.57
-    alike_text: float = 0.33
-    blind: float = 0.29
-    alike_map: float = 0.67
-    second: float = 0.28
-    focus: float = 0.74
-    largest: float = 0.48
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, float | int) or not isfinite(value):
-                raise OptionError(f"threshold {field.name} is a number", got=repr(value), allowed="finite")
-
-
-WITHOUT_MAPS: Final = Thresholds(alike_text=0.3)
-"""Calibrated for decisions without maps."""
-
-
-@dataclass(frozen=True)
 class Signals:
     """What the verdict is read from: of the model and the texts alone, nothing of the truth.
 
@@ -79,7 +39,8 @@ class Signals:
             where it took all.
         image: log odds of the most present candidate.
         text_similarity: the highest cosine of a concept of the prompt and one of the answer; None where one names none.
-        blind_similarity: the same of the answer and what was answered without the image; None if nobody was asked.
+        blind_similarity: cosine of the answer's concept that is least like what was answered without the image, and
+            the concept of that which is most like it; None if nobody was asked, or no concept was named.
         map_similarity: the highest Pearson correlation of their maps.
         prompt_second: see ``Shape``, of the prompt's map; None where it names several concepts.
         answer_focus, answer_largest: see ``Shape``, of the answer's map that is most in one place.

@@ -11,7 +11,7 @@ from benchmarks.dual_cases import plant
 
 from eyeshine import Explainer, roads
 from eyeshine.dual import Thresholds
-from eyeshine.dual.verdict import WITHOUT_MAPS
+from eyeshine.dual.thresholds import WITHOUT_MAPS
 
 FIRST, CASES = roads.HELD_OUT_FROM + 800_000, 21
 
