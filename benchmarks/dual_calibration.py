@@ -3,6 +3,7 @@
     python -m benchmarks.dual_calibration calibrate          # 1,050 scenes from seed 940,000,000 on; prints thresholds
     python -m benchmarks.dual_calibration evaluate           # 500 held-out scenes from seed 1,000,700,000 on; tables
     python -m benchmarks.dual_calibration latency            # a request in units of one explanation, one thread
+    python -m benchmarks.dual_calibration drop               # Concept Drop of maps on and off their object
 
 ``calibrate`` turns one threshold after the other to where most verdicts are right, three times round, with maps and,
 for a fair comparison, by itself without them. Its numbers are the defaults of ``eyeshine.dual.thresholds``.
@@ -34,6 +35,7 @@ HELD_OUT: Final = (HELD_OUT_FROM + 700_000, 500)  # first seed and number of cas
 _ROUNDS: Final = 3
 _STEPS: Final = 60  # values of a threshold that are tried
 _TURNS: Final = 60  # of the timing
+_DROPS: Final = 200  # cases
 
 # What a threshold is compared with, and so the range that it is looked for in.
 _SOURCES: Final[dict[str, tuple[str, ...]]] = {
@@ -133,6 +135,23 @@ def _evaluate(explainer: Explainer) -> None:
         print(f"{NAMES[kind]}, {variant}: {len(own)} cases, right {with_maps:.0%}, without maps {without:.0%}")
 
 
+def _drop(explainer: Explainer) -> None:
+    """What Concept Drop and the largest region say about maps on and off their object."""
+    drops: dict[Kind, list[float]] = {"coherent": [], "wrong_reason": []}
+    regions: dict[Kind, list[float]] = {"coherent": [], "wrong_reason": []}
+    planted = (case for case in plant(explainer, CALIBRATION[0]) if case.kind in drops)
+    for case in islice(planted, _DROPS):
+        result = explain_dual(explainer, case.image, case.prompt, case.answer, options=DualOptions(metrics=True))
+        value, largest = result.score("concept_drop", result.said.concepts[0].text), result.signals.answer_largest
+        if value is not None and largest is not None:
+            drops[case.kind].append(value)
+            regions[case.kind].append(largest)
+    print({kind: len(values) for kind, values in drops.items()})
+    for name, found in (("Concept Drop", drops), ("largest region", regions)):
+        pairs = np.subtract.outer(found["coherent"], found["wrong_reason"])
+        print(f"{name}: AUC {np.mean(pairs > 0) + np.mean(pairs == 0) / 2:.2f}")
+
+
 def _latency(explainer: Explainer) -> None:
     """Wall and processor time of requests in turn; both in units of one explanation of one text, by their medians."""
     image = next(plant(explainer, CALIBRATION[0])).image
@@ -161,10 +180,10 @@ def _latency(explainer: Explainer) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Calibrate, evaluate or time."""
-    steps = {"calibrate": _calibrate, "evaluate": _evaluate, "latency": _latency}
+    """Run one of the steps."""
+    steps = {"calibrate": _calibrate, "evaluate": _evaluate, "latency": _latency, "drop": _drop}
     if len(arguments) != 1 or arguments[0] not in steps:
-        sys.exit("usage: python -m benchmarks.dual_calibration calibrate|evaluate|latency")
+        sys.exit("usage: python -m benchmarks.dual_calibration calibrate|evaluate|latency|drop")
     steps[arguments[0]](Explainer.load(threads=1))
 
 

@@ -76,10 +76,12 @@ def _lines(result: Dual) -> list[tuple[str, tuple[int, int, int]]]:
         "cosine": result.comparison.cosine,
         "Pearson": result.comparison.pearson,
         "SSIM": result.comparison.ssim,
-        f"IoU at {result.asked.tau:g}": result.comparison.iou,
+        f"IoU({result.asked.tau:g})": result.comparison.iou,
         "texts": result.signals.text_similarity,
     }
-    lines.append(("maps: " + ", ".join(f"{name} {_number(value)}" for name, value in parts.items()), _FAINT))
+    alike = ", ".join(f"{name} {_number(value)}" for name, value in parts.items())
+    nothing = "the maps cannot be compared: one has no contrast"
+    lines.append((nothing if result.comparison.pearson is None else f"alike: {alike}", _FAINT))
     return [(part, ink) for text, ink in lines for part in textwrap.wrap(text, wide, subsequent_indent="    ")]
 
 

@@ -169,9 +169,11 @@ def _compared(s: Signals, t: Thresholds, maps: bool) -> Verdict:
     what = "maps (Pearson" if maps else "texts (cosine"
     assert value is not None
     if value < least:
-        return Verdict(
-            "divergent", (_there(s, t), f"prompt and answer have different {what} {value:.2f} < {least:.2f})")
-        )
+        different = f"prompt and answer have different {what} {value:.2f} < {least:.2f})"
+        if s.prompt_presence is not None and s.prompt_presence < t.presence:
+            asked = f"what the prompt asks for is not in the image: {_presence(s.prompt_presence, t)}"
+            return Verdict("divergent", (asked, _there(s, t), different))
+        return Verdict("divergent", (_there(s, t), different))
     return Verdict("coherent", (_there(s, t), f"prompt and answer have alike {what} {value:.2f} >= {least:.2f})"))
 
 

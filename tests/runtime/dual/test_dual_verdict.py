@@ -70,6 +70,8 @@ def test_reasons_hold_the_numbers_that_decided():
     wrong = decide(replace(GOOD, answer_presence=1.0, blind_similarity=0.93), T)
     assert "wrong" in wrong.reasons[0]
     assert "0.93 >= 0.50" in wrong.reasons[1]
+    absent = decide(replace(GOOD, map_similarity=0.1, prompt_presence=-4.0), T)
+    assert "asks for is not in the image: log odds -4.0 (< 3.0)" in absent.reasons[0]
     assert "right" in decide(replace(GOOD, blind_similarity=0.93), T).reasons[0]
 
 
