@@ -70,3 +70,11 @@ def test_usage_exits_2(photo, capsys, extra, code, said):
 def test_a_missing_image_exits_1(tmp_path, capsys):
     assert run("dual", tmp_path / "gone.png", *ASK, "-a", "a bus") == 1
     assert "gone.png" in capsys.readouterr().err
+
+
+def test_a_responder_that_is_not_there_exits_1(photo, capsys):
+    pytest.importorskip("openai")
+    assert run("dual", photo, *ASK, "--responder", "http://localhost:1/v1", "--model", "m") == 1
+    error = capsys.readouterr().err
+    assert "cannot be reached" in error
+    assert "Traceback" not in error
