@@ -56,7 +56,7 @@ def explain_dual(
         explainer: of any bundle; see ``Thresholds`` about models other than roads.
         image: what ``Explainer.explain`` takes.
         prompt: what was asked.
-        answer: what was answered; by default the responder is asked.
+        answer: what was answered; nobody is asked then. By default the responder is.
         responder: whom to ask; a second time, with the image replaced by its mean colour, unless ``ask_blind`` is off.
         blind_answer: what was answered to the prompt without the image, where that is known.
         options: how.
@@ -82,7 +82,9 @@ def explain_dual(
     cosines = explanation.similarities[0]
     listed = cosines[[texts.index(candidate) for candidate in candidates]]
     odds = presence(cosines, listed, explainer.bundle.manifest.model.logit_scale)
-    found = Found(texts, odds, explanation.maps[0], chosen.tau)
+    found = Found(
+        texts, odds, np.maximum(explanation.maps[0], 0), chosen.tau
+    )  # a signed map's evidence against is none
     prompted, answered = _side(explainer, found, prompt, asked), _side(explainer, found, answer, said)
     signals = read_signals(
         prompted, answered, image=max(found.odds_of(candidate) for candidate in candidates), blind=blind

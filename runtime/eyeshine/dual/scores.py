@@ -28,7 +28,7 @@ class Found:
     Attributes:
         texts: concepts and candidates, P.
         odds: float32 [P], see ``presence``.
-        maps: float32 [P, h, w].
+        maps: float32 [P, h, w], at least 0.
         tau: see ``DualOptions``.
     """
 

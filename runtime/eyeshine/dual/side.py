@@ -24,7 +24,7 @@ class Side:
         text: as it was given.
         concepts: those that the model knows.
         unknown: phrases with words that the model never saw; they count for nothing.
-        maps: float32 [N, h, w], the method's own values.
+        maps: float32 [N, h, w], the method's own values, those below 0 as 0.
         presence: float32 [N], log odds of each concept.
         vectors: unit vectors [N, E].
         tau: share of a map's largest value from which a patch counts as hot.
