@@ -189,10 +189,11 @@ class Explainer:
         from eyeshine.device import DeviceExplanation, wait
 
         call = self._call(images, texts, method, against, truncate)
-        outputs, provider = self._pipeline.run(call)
-        maps = self._pipeline.maps(call, outputs)
-        similarities = outputs["similarity"][:, : len(call.request.texts)].clone()
-        wait(maps)
+        with call.session.hold():
+            outputs, provider = self._pipeline.run(call)
+            maps = self._pipeline.maps(call, outputs)
+            similarities = outputs["similarity"][:, : len(call.request.texts)].clone()
+            wait(maps)
         call.clock.lap("maps")
         return DeviceExplanation(maps=maps, similarities=similarities, **self._facts(call, provider))
 
@@ -228,9 +229,10 @@ class Explainer:
         )
         clock.lap("preprocess")
         call = self._pipeline.start_without_text(request, clock)
-        outputs, provider = self._pipeline.run(call)
-        maps = self._pipeline.maps(call, {**outputs, "gradient": like(next(iter(outputs.values())), gradient)})
-        on_host = maps if isinstance(maps, np.ndarray) else maps.cpu().numpy()
+        with call.session.hold():
+            outputs, provider = self._pipeline.run(call)
+            maps = self._pipeline.maps(call, {**outputs, "gradient": like(next(iter(outputs.values())), gradient)})
+            on_host = maps if isinstance(maps, np.ndarray) else maps.cpu().numpy()
         check_finite(on_host, request.method.name)
         clock.lap("maps")
         return Explanation(maps=on_host, similarities=scores, **self._facts(call, provider))

@@ -109,7 +109,7 @@ class Pipeline:
     def maps(self, call: Call, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
         request, method = call.request, call.request.method
-        read = {name: last_blocks(name, outputs[name], method.blocks) for name in method.signals}
+        read = {name: _whole(last_blocks(name, outputs[name], method.blocks)) for name in method.signals}
         if "gradient" in read:
             read["gradient"] = request.target.combine(read["gradient"])
         if "text" in method.needs:
@@ -154,6 +154,11 @@ class Pipeline:
         if blocks not in self._projections:
             self._projections[blocks] = like(beside, self._bundle.head_projection(blocks))
         return self._projections[blocks]
+
+
+def _whole(array: Any) -> Any:
+    """As it is; a tensor that is a part of another in one piece, which kernels need."""
+    return array if isinstance(array, np.ndarray) else array.contiguous()
 
 
 def like(beside: Any, array: NDArray[Any]) -> Any:

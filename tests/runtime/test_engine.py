@@ -20,7 +20,9 @@ from eyeshine.engine import (
     choose,
     engine_options,
     open_session,
+    ort,
 )
+from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.ort import BoundSession, Provider, open_ort
 from eyeshine.errors import EngineError, FallbackWarning, InputError, OptionError
 
@@ -103,7 +105,7 @@ def test_outputs_stay_where_they_are_and_dlpack_reads_them(kind, tiny_bundle):
     sessions = {
         "plain": plain,
         "bound": BoundSession(open_plain(bundle), CPU),
-        "fixed": BoundSession(open_plain(bundle), CPU, {"B": 2, "P": 3}),
+        "fixed": CapturedSession(open_plain(bundle), CPU, {"B": 2, "P": 3}),
     }
     inputs = image_inputs(bundle, 2, 3)
     result = sessions[kind].run_on_device(inputs, SIGNALS)
@@ -116,7 +118,7 @@ def test_outputs_stay_where_they_are_and_dlpack_reads_them(kind, tiny_bundle):
 
 def test_fixed_buffers_are_used_again_and_earlier_results_stay(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
-    fixed = BoundSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
+    fixed = CapturedSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
     first, second = image_inputs(bundle, 1, 2, seed=1), image_inputs(bundle, 1, 2, seed=2)
     address = torch.from_dlpack(fixed.run_on_device(first, ["gradient"]).outputs["gradient"]).data_ptr()
     before = fixed.run(first, SIGNALS).outputs
@@ -129,7 +131,7 @@ def test_fixed_buffers_are_used_again_and_earlier_results_stay(tiny_bundle):
 
 def test_a_captured_session_refuses_other_sizes(tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
-    fixed = BoundSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
+    fixed = CapturedSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
     with pytest.raises(InputError, match=r"text \[3, .*B=1, P=2.*without capture"):
         fixed.run(image_inputs(bundle, 1, 3), SIGNALS)
 
@@ -137,7 +139,7 @@ def test_a_captured_session_refuses_other_sizes(tiny_bundle):
 @pytest.mark.parametrize("shapes", [None, {"B": 1, "P": 2}], ids=["any size", "fixed"])
 def test_threads_do_not_disturb_each_other(shapes, tiny_bundle):
     bundle = Bundle.open(tiny_bundle)
-    session = BoundSession(open_plain(bundle), CPU, shapes)
+    session = CapturedSession(open_plain(bundle), CPU, shapes) if shapes else BoundSession(open_plain(bundle), CPU)
     inputs = [image_inputs(bundle, 1, 2, seed=seed) for seed in range(4)]
     wanted = [session.run(given, SIGNALS).outputs for given in inputs]
     wrong: list[int] = []
@@ -154,6 +156,79 @@ def test_threads_do_not_disturb_each_other(shapes, tiny_bundle):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_held_outputs_are_not_written_over_by_another_thread(tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    session = CapturedSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
+    first, second = image_inputs(bundle, 1, 2, seed=1), image_inputs(bundle, 1, 2, seed=2)
+    wanted = session.run(first, ["gradient"]).outputs["gradient"]
+    started = threading.Event()
+
+    def disturb() -> None:
+        started.set()
+        session.run(second, ["gradient"])
+
+    thread = threading.Thread(target=disturb)
+    with session.hold():
+        tensor = torch.from_dlpack(session.run_on_device(first, ["gradient"]).outputs["gradient"])
+        thread.start()
+        started.wait()
+        thread.join(0.3)  # without the lock it would have finished, and written
+        np.testing.assert_array_equal(tensor.numpy(), wanted)
+    thread.join()
+    assert (tensor.numpy() != wanted).any()
+
+
+def test_captured_runs_are_all_on_one_thread(tiny_bundle, monkeypatch):
+    bundle = Bundle.open(tiny_bundle)
+    plain = open_plain(bundle)
+    seen: set[int] = set()
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(plain, name)
+
+        def run_with_iobinding(self, binding):
+            seen.add(threading.get_ident())
+            plain.run_with_iobinding(binding)
+
+    session = CapturedSession(Watched(), CPU, {"B": 1, "P": 2})
+    assert len(seen) == 1  # it ran when it was opened
+    threads = [threading.Thread(target=session.run, args=(image_inputs(bundle, 1, 2), SIGNALS)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([("CPUExecutionProvider", "Shape"), ("CUDAExecutionProvider", "MatMul")], None),
+        (
+            [("CPUExecutionProvider", "MatMul"), ("CUDAExecutionProvider", "Add")],
+            "of g to the CPU; got MatMul",
+        ),
+        ([("CPUExecutionProvider", "Shape")], "takes no part of g"),
+    ],
+)
+def test_arithmetic_that_is_left_to_the_cpu_is_an_error(parts, message):
+    class Part:
+        def __init__(self, name, kind):
+            self.ep_name = name
+            self.get_nodes = lambda: [type("Node", (), {"op_type": kind})]
+
+    session = type(
+        "Session", (), {"get_provider_graph_assignment_info": lambda self: [Part(*part) for part in parts]}
+    )()
+    if message is None:
+        ort._check_places(session, "CUDAExecutionProvider", "g")
+    else:
+        with pytest.raises(EngineError, match=message):
+            ort._check_places(session, "CUDAExecutionProvider", "g")
 
 
 def test_a_provider_that_onnxruntime_drops_is_an_error(tiny_bundle):

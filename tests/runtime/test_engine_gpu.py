@@ -133,8 +133,12 @@ def test_tensorrt_is_handed_what_it_knows(tiny_bundle, gpu, tmp_path):
     for name in bundle.manifest.graphs:
         handed = options.for_graph(bundle, name)
         assert handed.keys() <= TENSORRT_NAMES
-        assert handed["trt_fp16_enable"] == handed["trt_layer_norm_fp32_fallback"] == "1"
-        assert handed["trt_bf16_enable"] == "0"
+        assert handed["trt_fp16_enable"] == handed["trt_layer_norm_fp32_fallback"] == "True"
+        assert handed["trt_bf16_enable"] == "False"
+        # onnxruntime's parser takes True and False for TensorRT's switches, and nothing else.
+        switches = {key: value for key, value in handed.items() if key.endswith(("_enable", "_fallback"))}
+        assert len(switches) == 6
+        assert set(switches.values()) <= {"True", "False"}
         assert Path(handed["trt_engine_cache_path"]).is_relative_to(tmp_path / options.cache_tag(bundle.hash))
 
 
@@ -152,8 +156,8 @@ def test_profiles_cover_every_dynamic_axis(tiny_bundle, gpu):
     captured = TensorRtOptions(capture=(3, 7))
     shapes = {captured.for_graph(bundle, "image")[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")}
     assert shapes == {f"pixels:3x3x{y}x{x},text:7x{model.embed_dim}"}
-    assert captured.for_graph(bundle, "image")["trt_cuda_graph_enable"] == "1"
-    assert captured.for_graph(bundle, "text")["trt_cuda_graph_enable"] == "0"
+    assert captured.for_graph(bundle, "image")["trt_cuda_graph_enable"] == "True"
+    assert captured.for_graph(bundle, "text")["trt_cuda_graph_enable"] == "False"
 
 
 def test_golden_sizes_stay_inside_the_profile():
@@ -183,6 +187,15 @@ def test_the_precision_is_the_coarser_one(gpu, tiny_bundle):
     assert TensorRtOptions(arithmetic="fp32").precision("fp16") == "fp16"
 
 
+def test_fp32_on_tensorrt_is_tf32_unless_the_environment_says_otherwise(gpu, monkeypatch):
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    tag = TensorRtOptions().cache_tag("model")
+    assert TensorRtOptions().precision("fp32") == "tf32"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert TensorRtOptions().precision("fp32") == "fp32"
+    assert TensorRtOptions().cache_tag("model") != tag
+
+
 def test_nothing_is_built_on_the_hot_path(tiny_bundle, gpu, tmp_path):
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(EngineError, match=r"was not built.*eyeshine build-engine"):
@@ -194,9 +207,16 @@ def test_a_build_is_marked_when_it_is_finished(tiny_bundle, gpu, tmp_path):
     bundle, options = Bundle.open(tiny_bundle), TensorRtOptions(folder=tmp_path)
     options.cache(bundle, "image").mkdir(parents=True)
     assert not options.built(bundle, "image")
+    with pytest.raises(EngineError, match="built nothing"):
+        options.mark_built(bundle, "image", {"seconds": 3})
+    engine = options.cache(bundle, "image") / "image_sm90.engine"
+    engine.write_bytes(b"engine")
     options.mark_built(bundle, "image", {"seconds": 3})
     assert options.built(bundle, "image")
     assert not options.built(bundle, "encode")
+    engine.unlink()  # onnxruntime would build it again, silently
+    assert not options.built(bundle, "image")
+    engine.write_bytes(b"engine")
     gpu(ORIN)
     assert not options.built(bundle, "image")
 
@@ -207,6 +227,8 @@ def test_an_int8_bundle_is_refused(tiny_bundle, gpu, tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "precision": "int8"}), "utf-8")
     with pytest.raises(EngineError, match=r"dynamic quantisation.*--precision fp16"):
         TensorRtOptions(build=True).open(Bundle.open(folder), "image")
+    with pytest.raises(EngineError, match=r"for the CPU.*--precision fp16"):
+        CudaOptions().open(Bundle.open(folder), "image")
 
 
 def test_a_missing_library_names_its_wheel(monkeypatch):
@@ -219,7 +241,7 @@ def test_a_missing_library_names_its_wheel(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
-        (("--images", "1,x,3"), "--images takes three numbers", 2),
+        (("--images", "1,x,3"), "--images takes numbers", 2),
         (("--images", "3,2,1"), "images must be", 2),
         (("--precision", "int4"), "unknown arithmetic", 2),
         ((), "onnxruntime-gpu", 1),

@@ -47,6 +47,8 @@ def test_every_graph_and_output_is_checked(tiny_bundle):
         check.output for check in result.checks if check.graph == "image"
     }
     assert all(0 <= check.error <= check.tolerance == TOLERANCES["fp32"] for check in result.checks)
+    for name, graph in Bundle.open(tiny_bundle).manifest.graphs.items():
+        assert {check.output for check in result.checks if check.graph == name} == set(graph.outputs)
 
 
 def test_one_wrong_output_fails_and_is_named(broken, capsys):
@@ -182,7 +184,8 @@ def test_golden_values_are_repeated_to_the_sizes_an_engine_takes(tiny_bundle):
                 return session.run(inputs, outputs)  # noqa: B023
 
         checks = check_graph(bundle, name, Watched(), CudaOptions(capture=(3, 5)))
-        assert sizes == ([(3,)] if name == "encode" else [(3, 5)])
+        # Once with other values, then with the golden ones.
+        assert sizes == ([(3,)] if name == "encode" else [(3, 5)]) * 2
         assert checks
         assert all(check.passed for check in checks)
 
@@ -203,6 +206,51 @@ def test_the_cache_folder_is_the_named_one_or_the_users(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
     assert cache_folder() == tmp_path / "local" / "eyeshine" / "cache"
+
+
+def test_an_engine_that_was_built_anew_is_asked_again(tiny_bundle, cache, asked):
+    bundle, options = Bundle.open(tiny_bundle), CpuOptions(1)
+    session = open_session(bundle, "encode", options)
+    for again in (False, False, True):
+        gate(bundle, "encode", session, options, again=again)
+    assert asked == ["encode", "encode"]
+
+
+def test_another_version_or_tolerance_is_asked_again(tiny_bundle, cache, asked, monkeypatch):
+    bundle, options = Bundle.open(tiny_bundle), CpuOptions(1)
+    session = open_session(bundle, "encode", options)
+    gate(bundle, "encode", session, options)
+    monkeypatch.setattr("eyeshine.__version__", "9.9")
+    gate(bundle, "encode", session, options)
+    monkeypatch.setitem(TOLERANCES, "fp32", 5e-5)
+    gate(bundle, "encode", session, options)
+    assert asked == ["encode"] * 3
+
+
+def test_an_engine_that_repeats_its_first_answer_is_refused(tiny_bundle):
+    """What a graph captured with stale buffers would do."""
+    bundle = Bundle.open(tiny_bundle)
+    session = open_session(bundle, "encode", CpuOptions(1))
+    answers = []
+
+    class Stale:
+        provider, input_dims, output_dims = session.provider, session.input_dims, session.output_dims
+
+        def run(self, inputs, outputs):
+            answers.append(session.run(inputs, outputs))
+            return answers[0]
+
+    assert not all(check.passed for check in check_graph(bundle, "encode", Stale(), CudaOptions(capture=(1, 2))))
+
+
+def test_a_missing_golden_value_is_no_pass(tiny_bundle, tmp_path):
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "less"))
+    with np.load(folder / "golden.npz") as archive:
+        values = {key: archive[key] for key in archive.files if key != "image/gradient"}
+    np.savez(folder / "golden.npz", allow_pickle=False, **values)
+    bundle = Bundle(folder, Bundle.open(tiny_bundle).manifest)
+    with pytest.raises(BundleError, match="none for gradient"):
+        check_graph(bundle, "image", open_session(bundle, "image", CpuOptions(1)), CpuOptions(1))
 
 
 def test_the_gate_passes_a_right_engine(tiny_bundle, cache):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from eyeshine.errors import OptionError
+from eyeshine.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
     from eyeshine.engine import EngineOptions, TensorRtOptions
@@ -59,6 +60,7 @@ def build_engine(
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16; by default the bundle's.")] = None,
     images: Annotated[str, typer.Option(help="Least, usual and most images of a call.")] = "1,1,8",
     texts: Annotated[str, typer.Option(help="Least, usual and most texts of a call.")] = "1,10,100",
+    capture: Annotated[str | None, typer.Option(help="Images,texts of the one size to capture instead.")] = None,
     graph: Annotated[list[str] | None, typer.Option(help="Only this graph; repeat.")] = None,
     device: Annotated[int, typer.Option(help="Index of the GPU.")] = 0,
     folder: Annotated[Path | None, typer.Option(help="Where engines are kept; by default the cache folder.")] = None,
@@ -75,6 +77,7 @@ def build_engine(
         arithmetic=cast(Any, precision),  # TensorRtOptions checks it
         images=cast(Any, _sizes("--images", images)),
         texts=cast(Any, _sizes("--texts", texts)),
+        capture=cast(Any, None if capture is None else _sizes("--capture", capture)),
         folder=folder,
         build=True,
     )
@@ -92,7 +95,11 @@ def _build(bundle: Any, name: str, options: TensorRtOptions) -> float:
 
     started = perf_counter()
     chosen: EngineOptions = options
-    gate(bundle, name, open_session(bundle, name, chosen), chosen)
+    try:
+        gate(bundle, name, open_session(bundle, name, chosen), chosen, again=True)
+    except EngineError:
+        shutil.rmtree(options.cache(bundle, name), ignore_errors=True)  # or it would be loaded the next time
+        raise
     seconds = perf_counter() - started
     options.mark_built(bundle, name, {**options.metadata(), "seconds": round(seconds, 1)})
     return seconds
@@ -102,4 +109,4 @@ def _sizes(flag: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise OptionError(f"{flag} takes three numbers", got=repr(text), allowed="least,usual,most: 1,10,100") from None
+        raise OptionError(f"{flag} takes numbers with commas between them", got=repr(text)) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -138,3 +139,7 @@ class OrtCpuSession:
         result = self.run(inputs, outputs)
         values: dict[str, DeviceArray] = dict(result.outputs)
         return DeviceResult(values, result.provider, result.wall_ms)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Nothing to hold: every run has outputs of its own."""
+        return nullcontext()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from eyeshine.bundle import Bundle
 from eyeshine.cache import digest
+from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.machine import Gpu, gpus, package_version
 from eyeshine.engine.ort import BoundSession, Provider, check_capture, open_ort, provider_missing
 from eyeshine.errors import EngineError, OptionError
@@ -95,13 +97,22 @@ class CudaOptions:
         options = self.provider_options() | ({} if capture else {"enable_cuda_graph": "0"})
         return Provider(PROVIDER, options, "cuda", self.device)
 
-    def open(self, bundle: Bundle, graph: str) -> BoundSession:
-        """Load a graph of a bundle."""
+    def open(self, bundle: Bundle, graph: str) -> BoundSession | CapturedSession:
+        """Load a graph of a bundle.
+
+        Raises:
+            EngineError: an int8 bundle, whose integer products the provider leaves to the CPU, or as ``open_ort``.
+        """
+        if bundle.manifest.precision == "int8":
+            raise EngineError(
+                "int8 bundles are for the CPU", got=f"bundle {bundle.name} on {PROVIDER}",
+                cure="eyeshine export ... --precision fp16",
+            )  # fmt: skip
         info = bundle.graph(graph)
         shapes = self.shapes if "pixels" in info.inputs else {}
         provider = self.provider(capture=bool(shapes))
         session = open_ort(bundle.folder / info.file, gpu_session_options(), [provider])
-        return BoundSession(session, provider, shapes)
+        return CapturedSession(session, provider, shapes) if shapes else BoundSession(session, provider)
 
 
 def check_gpu_index(device: object) -> None:
@@ -135,6 +146,9 @@ def gpu_facts(device: int) -> dict[str, Any]:
         "sm": gpu.sm,
         "driver": gpu.driver,
         "onnxruntime": package_version("onnxruntime-gpu", "onnxruntime"),
+        # They are upgraded by themselves, and compute the numbers.
+        "libraries": [package_version(f"nvidia-{name}-cu13", f"nvidia-{name}") for name in ("cudnn", "cublas")],
+        "tf32": os.environ.get("NVIDIA_TF32_OVERRIDE", ""),
     }
 
 

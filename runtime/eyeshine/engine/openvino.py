@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from time import perf_counter
@@ -107,9 +108,9 @@ class OpenVinoSession:
     """
 
     def __init__(self, bundle: Bundle, graph: GraphInfo, options: OpenVinoOptions) -> None:
-        import openvino
-
         try:
+            import openvino
+
             core = openvino.Core()
             model = core.read_model(bundle.folder / graph.file)
             _separate_shared_weights(model)
@@ -145,6 +146,10 @@ class OpenVinoSession:
         result = self.run(inputs, outputs)
         values: dict[str, DeviceArray] = dict(result.outputs)
         return DeviceResult(values, result.provider, result.wall_ms)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Nothing to hold: every run has outputs of its own."""
+        return nullcontext()
 
 
 def _separate_shared_weights(model: Any) -> None:

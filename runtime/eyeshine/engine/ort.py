@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eyeshine.engine.session import DeviceArray, DeviceResult, Dims, RunResult, Tensor
-from eyeshine.errors import EngineError, InputError, OptionError
+from eyeshine.errors import EngineError, EyeshineError, OptionError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["BoundSession", "Provider", "check_capture", "dims_of", "open_ort", "provider_missing"]
+__all__ = ["BoundSession", "Provider", "check_capture", "dims_of", "engine_errors", "open_ort", "provider_missing"]
 
+_CPU = "CPUExecutionProvider"
+_ARITHMETIC = {
+    "Attention", "Conv", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "Erf", "FusedGemm", "FusedMatMul", "Gelu",
+    "Gemm", "LayerNormalization", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QuickGelu", "Softmax",
+}  # fmt: skip
 _WHEEL = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]' (the two share one folder)"
 
 
@@ -59,23 +63,43 @@ def open_ort(
     """Open a graph on the first of ``providers``; the others take what it cannot run.
 
     Raises:
-        EngineError: onnxruntime refuses the graph, or it dropped the first provider (it only logs that).
+        EngineError: onnxruntime refuses the graph, it dropped the first provider (it only logs that), or it put other
+            than shape arithmetic elsewhere.
     """
     import onnxruntime
 
+    first = providers[0].name
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
+        # Without its own fallback, which prints, builds the graph again on another provider and drops the reason.
         session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=[(p.name, dict(p.options)) for p in providers]
+            str(path), sess_options=options, providers=[(p.name, dict(p.options)) for p in providers], enable_fallback=0
         )
     except Exception as error:  # onnxruntime's errors have no common root but Exception
-        raise EngineError(f"onnxruntime refused {path.name}", got=str(error)) from error
-    session.disable_fallback()
-    if session.get_providers()[0] != providers[0].name:
+        raise EngineError(f"onnxruntime refused {path.name} on {first}", got=str(error)) from error
+    if session.get_providers()[0] != first:
         raise EngineError(
-            f"onnxruntime could not start {providers[0].name} and fell back to {session.get_providers()[0]}",
+            f"onnxruntime could not start {first} and fell back to {session.get_providers()[0]}",
             cure="eyeshine doctor says what is missing; onnxruntime's own message is above",
         )
+    if first != _CPU:
+        _check_places(session, first, path.name)
     return session
+
+
+def _check_places(session: onnxruntime.InferenceSession, first: str, graph: str) -> None:
+    """Raise EngineError where a provider that was asked for runs nothing, or arithmetic is left to the CPU."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):  # onnxruntime before 1.24
+        return
+    parts = session.get_provider_graph_assignment_info()
+    if not any(part.ep_name == first for part in parts):
+        raise EngineError(f"{first} takes no part of {graph}", got="all of it runs elsewhere")
+    left = {node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()} & _ARITHMETIC
+    if left:
+        raise EngineError(
+            f"{first} leaves arithmetic of {graph} to the CPU", got=", ".join(sorted(left)),
+            cure="export the bundle in another precision, or use the CPU",
+        )  # fmt: skip
 
 
 def check_capture(capture: object) -> None:
@@ -91,107 +115,51 @@ def dims_of(nodes: Sequence[Any]) -> dict[str, Dims]:
 
 
 class BoundSession:
-    """One graph with its outputs bound to the device that computes them.
+    """One graph with its outputs bound to the device that computes them; every size runs, from any thread.
 
     Args:
         session: an open session.
         provider: where its tensors live.
-        shapes: sizes of the dynamic axes. With them, inputs and outputs have fixed addresses, which CUDA graph capture
-            needs, and every other size is refused; calls from several threads then wait for each other.
     """
 
-    def __init__(
-        self, session: onnxruntime.InferenceSession, provider: Provider, shapes: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, provider: Provider) -> None:
         self._session, self._place = session, provider
         self.provider = provider.name
         self.input_dims: Mapping[str, Dims] = dims_of(session.get_inputs())
         self.output_dims: Mapping[str, Dims] = dims_of(session.get_outputs())
-        self._lock = threading.Lock()
-        self._fixed = _FixedBuffers(session, provider, self.input_dims, self.output_dims, shapes) if shapes else None
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> RunResult:
         started = perf_counter()
-        if self._fixed is None:
-            values = self._run(inputs, outputs)
-            host = {name: value.numpy() for name, value in values.items()}
-        else:
-            with self._lock:
-                values = self._run(inputs, outputs)
-                # On the CPU provider numpy() is a view of the buffer that the next run writes to.
-                host = {name: np.array(value.numpy()) for name, value in values.items()}
+        with engine_errors():
+            host = {name: value.numpy() for name, value in self._run(inputs, outputs).items()}
         return RunResult(host, self.provider, (perf_counter() - started) * 1e3)
 
     def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
         started = perf_counter()
-        with self._lock if self._fixed else nullcontext():
+        with engine_errors():
             values: dict[str, DeviceArray] = dict(self._run(inputs, outputs))
         return DeviceResult(values, self.provider, (perf_counter() - started) * 1e3)
 
+    def hold(self) -> AbstractContextManager[None]:
+        """Nothing to hold: every run has outputs of its own."""
+        return nullcontext()
+
     def _run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Any]:
-        try:
-            if self._fixed is not None:
-                return self._fixed.run(inputs, outputs)
-            binding = self._session.io_binding()
-            for name, array in inputs.items():
-                binding.bind_cpu_input(name, np.ascontiguousarray(array))
-            for name in outputs:
-                binding.bind_output(name, self._place.device, self._place.device_id)
-            self._session.run_with_iobinding(binding)
-            return dict(zip(outputs, binding.get_outputs(), strict=True))
-        except InputError:
-            raise
-        except Exception as error:
-            raise EngineError("onnxruntime failed to run a graph", got=str(error)) from error
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in outputs:
+            binding.bind_output(name, self._place.device, self._place.device_id)
+        self._session.run_with_iobinding(binding)
+        return dict(zip(outputs, binding.get_outputs(), strict=True))
 
 
-class _FixedBuffers:
-    """Inputs and outputs of one shape at fixed addresses."""
-
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        provider: Provider,
-        input_dims: Mapping[str, Dims],
-        output_dims: Mapping[str, Dims],
-        shapes: Mapping[str, int],
-    ) -> None:
-        self._session, self._shapes = session, shapes
-        types = {node.name: _NUMPY[node.type] for node in (*session.get_inputs(), *session.get_outputs())}
-
-        def allocate(dims: Mapping[str, Dims]) -> dict[str, onnxruntime.OrtValue]:
-            import onnxruntime
-
-            return {
-                name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                    [shapes[dim] if isinstance(dim, str) else dim for dim in sizes],
-                    types[name],
-                    provider.device,
-                    provider.device_id,
-                )
-                for name, sizes in dims.items()
-            }
-
-        self._inputs, self._outputs = allocate(input_dims), allocate(output_dims)
-        self._binding = session.io_binding()
-        for name, value in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-        for name, value in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, value)
-
-    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Any]:
-        for name, buffer in self._inputs.items():
-            if list(inputs[name].shape) != list(buffer.shape()):
-                fixed = ", ".join(f"{axis}={size}" for axis, size in self._shapes.items())
-                raise InputError(
-                    "captured for other sizes", got=f"{name} {list(inputs[name].shape)}",
-                    allowed=f"{list(buffer.shape())} ({fixed})",
-                    cure="load with capture=(images, texts) of this size, or without capture",
-                )  # fmt: skip
-        for name, buffer in self._inputs.items():
-            buffer.update_inplace(np.ascontiguousarray(inputs[name]))
-        self._session.run_with_iobinding(self._binding)
-        return {name: self._outputs[name] for name in outputs}
-
-
-_NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """What onnxruntime raises becomes an EngineError; errors of a GPU also surface where its results are copied."""
+    try:
+        yield
+    except EyeshineError:
+        raise
+    except Exception as error:
+        raise EngineError("onnxruntime failed to run a graph", got=str(error)) from error

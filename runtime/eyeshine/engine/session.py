@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -78,6 +79,10 @@ class Session(Protocol):
 
     def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
         """Run the graph and leave the named outputs where they are; nothing is copied to the host."""
+        ...
+
+    def hold(self) -> AbstractContextManager[None]:
+        """While it is held, no other thread's run writes over the outputs of ``run_on_device``."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 
 from eyeshine.bundle import Bundle
 from eyeshine.cache import cache_folder, digest
+from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.cuda import CudaOptions, captured, check_gpu, check_gpu_index, gpu_facts, gpu_session_options
 from eyeshine.engine.ort import BoundSession, Provider, check_capture, open_ort, provider_missing
 from eyeshine.errors import EngineError, OptionError, OutputError
@@ -21,6 +23,7 @@ __all__ = ["EnginePrecision", "TensorRtOptions"]
 EnginePrecision = Literal["fp32", "fp16", "bf16"]
 PROVIDER: Final = "TensorrtExecutionProvider"
 _LIBRARY: Final = "libnvinfer.so.10"
+_PARSER: Final = "libnvonnxparser.so.10"  # onnxruntime's provider needs both
 _WHEEL: Final = "pip install tensorrt-cu13==10.16.1.11 (onnxruntime-gpu 1.31 is built for TensorRT 10)"
 _MARK: Final = "built.json"
 
@@ -73,9 +76,14 @@ class TensorRtOptions:
         """The captured sizes of the axes B and P."""
         return captured(self.capture)
 
-    def precision(self, bundle: str) -> str:
-        """The coarser of the bundle's and the engine's."""
+    def arithmetic_of(self, bundle: str) -> str:
+        """The coarser of the bundle's precision and the asked one."""
         return max(bundle, self.arithmetic or bundle, key=("fp32", "fp16", "bf16", "int8").index)
+
+    def precision(self, bundle: str) -> str:
+        """As ``arithmetic_of``, but tf32 for fp32: TensorRT 10 rounds its products, and the provider has no switch."""
+        found = self.arithmetic_of(bundle)
+        return "tf32" if found == "fp32" and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0" else found
 
     def nearest(self, axis: str, size: int) -> int:
         """The nearest size of an axis inside the profile."""
@@ -94,9 +102,9 @@ class TensorRtOptions:
             "device_id": str(self.device),
             "trt_max_workspace_size": str(self.workspace_mb * 2**20),
             "trt_builder_optimization_level": str(self.optimization_level),
-            "trt_engine_cache_enable": "1",
-            "trt_timing_cache_enable": "1",
-            "trt_cuda_graph_enable": str(int(self.capture is not None)),
+            "trt_engine_cache_enable": "True",  # the provider reads True and False, where CUDA's reads 1 and 0
+            "trt_timing_cache_enable": "True",
+            "trt_cuda_graph_enable": str(self.capture is not None),
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -122,11 +130,18 @@ class TensorRtOptions:
         return (self.folder or cache_folder() / "tensorrt") / self.cache_tag(bundle.hash) / graph
 
     def built(self, bundle: Bundle, graph: str) -> bool:
-        """Whether the engine of a graph was built, and passed its gate, on this machine."""
-        return (self.cache(bundle, graph) / _MARK).is_file()
+        """Whether the engine of a graph was built, and passed its gate, on this machine, and is still there."""
+        folder = self.cache(bundle, graph)
+        return (folder / _MARK).is_file() and any(folder.glob("*.engine"))
 
     def mark_built(self, bundle: Bundle, graph: str, facts: Mapping[str, Any]) -> None:
-        """Write down that an engine is finished; an interrupted build leaves no mark and is built again."""
+        """Write down that an engine is finished; an interrupted build leaves no mark and is built again.
+
+        Raises:
+            EngineError: TensorRT left no engine behind.
+        """
+        if not any(self.cache(bundle, graph).glob("*.engine")):
+            raise EngineError("TensorRT built nothing", got=f"graph {graph} of bundle {bundle.name}")
         (self.cache(bundle, graph) / _MARK).write_text(json.dumps(dict(facts), indent=1) + "\n", "utf-8")
 
     def for_graph(self, bundle: Bundle, graph: str) -> dict[str, str]:
@@ -141,19 +156,19 @@ class TensorRtOptions:
                 "TensorRT has no operator for dynamic quantisation", got=f"bundle {bundle.name} in int8",
                 cure="eyeshine export ... --precision fp16",
             )  # fmt: skip
-        chosen, folder = self.precision(stated), self.cache(bundle, graph)
+        chosen, folder = self.arithmetic_of(stated), self.cache(bundle, graph)
         options = self.provider_options() | {
-            "trt_fp16_enable": str(int(chosen == "fp16")),
-            "trt_bf16_enable": str(int(chosen == "bf16")),
+            "trt_fp16_enable": str(chosen == "fp16"),
+            "trt_bf16_enable": str(chosen == "bf16"),
             # Variances of ViT residual streams leave fp16's range.
-            "trt_layer_norm_fp32_fallback": str(int(chosen == "fp16")),
+            "trt_layer_norm_fp32_fallback": str(chosen == "fp16"),
             "trt_engine_cache_path": str(folder),
             "trt_engine_cache_prefix": graph,
             # Tactics are timed once per GPU, whatever the model.
             "trt_timing_cache_path": str(folder.parent.parent),
         }
         if "pixels" not in bundle.graph(graph).inputs:
-            options["trt_cuda_graph_enable"] = "0"
+            options["trt_cuda_graph_enable"] = "False"
         for index, bound in enumerate(("min", "opt", "max")):
             options[f"trt_profile_{bound}_shapes"] = self._shapes(bundle, graph, index)
         return options
@@ -163,14 +178,14 @@ class TensorRtOptions:
         context = bundle.manifest.tokenizer.context_length
         sizes = {**self.profile(), "L": (1, min(16, context), context)}
         if "pixels" not in bundle.graph(graph).inputs:
-            sizes["P"] = (1, 1, self.profile()["P"][2])  # texts are encoded by the length, and cached
+            sizes["P"] = (1, 1, self.texts[2])  # texts are encoded by their length, with templates, and cached
         inputs = bundle.graph(graph).inputs
         return ",".join(
             f"{name}:{'x'.join(str(sizes[dim][index] if isinstance(dim, str) else dim) for dim in tensor.dims)}"
             for name, tensor in inputs.items()
         )
 
-    def open(self, bundle: Bundle, graph: str) -> BoundSession:
+    def open(self, bundle: Bundle, graph: str) -> BoundSession | CapturedSession:
         """Load a graph's engine.
 
         Raises:
@@ -192,7 +207,8 @@ class TensorRtOptions:
         # What TensorRT declines (shape arithmetic) stays on the GPU.
         second = CudaOptions(self.device).provider(capture=False)
         session = open_ort(bundle.folder / info.file, gpu_session_options(), [first, second])
-        return BoundSession(session, first, self.shapes if "pixels" in info.inputs else {})
+        shapes = self.shapes if "pixels" in info.inputs else {}
+        return CapturedSession(session, first, shapes) if shapes else BoundSession(session, first)
 
 
 def load_library() -> None:
@@ -201,12 +217,14 @@ def load_library() -> None:
     Raises:
         EngineError: neither is there.
     """
+    gpu_session_options()  # loads the CUDA libraries of wheels, which TensorRT links to
     spec = find_spec("tensorrt_libs")
     wheel = Path(spec.origin).parent if spec is not None and spec.origin else None
     tried: list[str] = []
-    for path in (_LIBRARY, *([str(wheel / _LIBRARY)] if wheel else [])):
+    for folder in ("", *([f"{wheel}/"] if wheel else [])):
         try:
-            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+            for library in (_LIBRARY, _PARSER):
+                ctypes.CDLL(folder + library, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             tried.append(str(error))
         else:

@@ -191,6 +191,19 @@ def test_a_result_says_which_heads_it_was_made_of(strategy, explainer, photos):
     json.dumps(result.record(0))
 
 
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_kernels_take_fewer_blocks_than_the_deep_graph_has(blocks, explainer, photos, tiny_bundle):
+    """Parts of the deep graph's signals are not in one piece."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("runs the interpreter")
+    method = ConceptAttribution(ConceptOptions(strategy="layers", blocks=blocks))
+    wanted = explainer.explain(photos, TEXTS, method=method)
+    got = Explainer.load(tiny_bundle, threads=1, backend="triton").explain(photos, TEXTS, method=method)
+    np.testing.assert_allclose(got.maps, wanted.maps, atol=1e-3)
+
+
 def test_the_contrast_is_in_the_result_and_changes_the_map(explainer, photos):
     contrast = ContrastOptions(candidates=["a cat", "a dog", "a car"])
     plain = explainer.explain(photos, TEXTS[:1], method="concept_attribution")
