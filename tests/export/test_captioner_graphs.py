@@ -9,7 +9,7 @@ from eyeshine_export.captioner.model import Captioner, Shape, Trace
 from eyeshine_export.graph.ops import Form
 from oracle import evaluate, relative, run_onnxruntime
 
-SHAPE = Shape(words=11, patches=6, features=10, width=12, heads=3, layers=3, context=9)
+SHAPE = Shape(words=11, patches=6, columns=3, features=10, width=12, heads=3, layers=3, context=9)
 EXACT = 1e-11  # docs/numerics.md: graphs built in float64
 
 

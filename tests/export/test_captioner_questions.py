@@ -37,7 +37,7 @@ def answer_by_eye(scene, question):
             if thing.label == match[1]:
                 x = np.nonzero(thing.mask)[1].mean() + 0.5
                 third = scene.image.shape[1] / 3
-                return "on the left" if x < third else "in the middle" if x < 2 * third else "on the right"
+                return "left" if x < third else "middle" if x < 2 * third else "right"
         return f"there is no {match[1]}"
     if "weather" in question:
         return scene.weather

@@ -108,6 +108,22 @@ def test_a_run_is_read_back(run):
         load(folder / "none")
 
 
+def test_a_run_goes_on_from_another(run, store, tmp_path):
+    folder, _, trainer = run
+    later = Trainer(Options(minutes=1), store, folder)
+    assert all(torch.equal(value, trainer.average[name]) for name, value in later.model.state_dict().items())
+    partly = Trainer(Options(minutes=1), store, folder, ["places"]).model.state_dict()
+    differing = [name for name, value in partly.items() if not torch.equal(value, trainer.average[name])]
+    assert differing == ["places"]
+    later.save(tmp_path / "later")
+    assert load(tmp_path / "later")[2]["before"] == load(folder)[2]
+    record = json.loads((folder / "config.json").read_text("utf-8"))
+    record["words"] = [*record["words"][:-1], "zebra"]
+    (tmp_path / "later" / "config.json").write_text(json.dumps(record), "utf-8")
+    with pytest.raises(OptionError, match="another captioner"):
+        Trainer(Options(minutes=1), store, tmp_path / "later")
+
+
 @pytest.mark.parametrize("wrong", [{"minutes": 0}, {"minutes": 1, "images": 0}, {"minutes": 1, "ema": 1.0}])
 def test_options_are_checked(wrong):
     with pytest.raises(OptionError):
@@ -116,7 +132,7 @@ def test_options_are_checked(wrong):
 
 def test_a_shape_is_checked():
     with pytest.raises(OptionError, match="heads"):
-        model_module.Shape(words=9, patches=4, features=6, width=10, heads=4)
+        model_module.Shape(words=9, patches=4, columns=2, features=6, width=10, heads=4)
 
 
 def test_a_word_sees_no_later_word(run):
@@ -199,7 +215,8 @@ def shipped_model():
         for key, value in ir.load(files.folder / f"{name}.onnx").graph.initializers.items():
             arrays[key] = torch.from_numpy(np.array(value.const_value.numpy()))
     features = arrays["read.weight"].shape[1]
-    shape = model_module.Shape(len(m.words), m.grid[0] * m.grid[1], features, m.width, m.heads, m.layers, m.context)
+    grid = (m.grid[0] * m.grid[1], m.grid[1])
+    shape = model_module.Shape(len(m.words), *grid, features, m.width, m.heads, m.layers, m.context)
     model = model_module.Captioner(shape)
     model.load_state_dict({name: arrays[name] for name in model.state_dict()})
     return model

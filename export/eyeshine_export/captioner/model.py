@@ -7,7 +7,7 @@ one-token computation per word.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Shape:
     Attributes:
         words: size of the vocabulary, special words included.
         patches: N.
+        columns: patches across the picture.
         features: of a patch, 2D of the tower.
         width, heads, layers: of the decoder.
         context: longest sequence of question and answer.
@@ -38,6 +39,7 @@ class Shape:
 
     words: int
     patches: int
+    columns: int
     features: int
     width: int = 128
     heads: int = 4
@@ -45,9 +47,10 @@ class Shape:
     context: int = 32
 
     def __post_init__(self) -> None:
-        numbers = (self.words, self.patches, self.features, self.width, self.heads, self.layers, self.context)
-        if min(numbers) < 1 or self.width % self.heads:
-            raise OptionError("not a decoder", got=self, allowed="numbers from 1 on, heads that divide the width")
+        if min(asdict(self).values()) < 1 or self.width % self.heads or self.patches % self.columns:
+            raise OptionError(
+                "not a decoder", got=self, allowed="numbers from 1 on, heads that divide the width, columns the patches"
+            )
 
 
 @dataclass
@@ -112,6 +115,18 @@ class Block(nn.Module):
         return x + hidden
 
 
+def _places(shape: Shape) -> torch.Tensor:
+    """What the places of the patches are to begin with [N, D]: a ramp along each axis, in directions drawn at random.
+
+    The tower was trained on mirrored pictures and hardly tells left from right, and what is read of it grows to a
+    deviation of 4. Beside that, places that began as noise of 0.02 had no say after 11,000 steps: the captioner told
+    the middle from the sides and guessed the side (98 of 202 right).
+    """
+    rows = shape.patches // shape.columns
+    down, across = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, shape.columns), indexing="ij")
+    return 0.5 * torch.stack([down.flatten(), across.flatten()], 1) @ torch.randn(2, shape.width)
+
+
 class Captioner(nn.Module):
     """Words and patch features in, logits of the next word out."""
 
@@ -119,7 +134,7 @@ class Captioner(nn.Module):
         super().__init__()
         self.shape = shape
         self.read = nn.Linear(shape.features, shape.width)
-        self.places = nn.Parameter(torch.randn(shape.patches, shape.width) * 0.02)
+        self.places = nn.Parameter(_places(shape))
         self.norm_memory = nn.LayerNorm(shape.width, eps=EPS)
         self.words = nn.Embedding(shape.words, shape.width)
         self.positions = nn.Parameter(torch.randn(shape.context, shape.width) * 0.02)

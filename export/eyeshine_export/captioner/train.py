@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from eyeshine import Bundle
 from eyeshine.captioner.words import END, PAD, SPECIAL, Words
 from eyeshine.errors import OptionError
 from eyeshine_export.captioner.data import Store, fill_store
@@ -105,14 +107,31 @@ def _optimisers(model: Captioner, options: Options) -> tuple[torch.optim.Optimiz
 
 
 class Trainer:
-    """A run: its model, averaged weights, optimisers and random state."""
+    """A run: its model, averaged weights, optimisers and random state.
 
-    def __init__(self, options: Options, store: Store) -> None:
+    Args:
+        options: how to train.
+        store: the scenes.
+        start: folder of a run whose weights this one begins with; by default they are random.
+        fresh: names of weights that are random nevertheless.
+
+    Raises:
+        OptionError: a run of another shape or vocabulary.
+    """
+
+    def __init__(self, options: Options, store: Store, start: Path | None = None, fresh: Collection[str] = ()) -> None:
         torch.manual_seed(options.seed)
         self.options, self.store = options, store
         self.words = Words((*SPECIAL, *vocabulary()))
-        self.shape = Shape(len(self.words.names), *store.features.shape[1:])
-        self.model = Captioner(self.shape)
+        patches, features = store.features.shape[1:]
+        self.shape = Shape(len(self.words.names), patches, Bundle.open().manifest.grid[1], features)
+        self.model, self.before = Captioner(self.shape), dict[str, Any]()
+        if start is not None:
+            model, words, self.before = load(start)
+            if words != self.words or model.shape != self.shape:
+                raise OptionError("another captioner to start from", got=model.shape, allowed=str(self.shape))
+            kept = {name: tensor for name, tensor in model.state_dict().items() if name not in fresh}
+            self.model.load_state_dict(self.model.state_dict() | kept)
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.optimisers = _optimisers(self.model, options)
         self.rng = np.random.default_rng(options.seed)
@@ -176,7 +195,7 @@ class Trainer:
         (folder / "model.part").replace(folder / "model.safetensors")
         facts = {
             "scenes": self.store.ready(), "steps": self.steps, "minutes": round(self.seconds / 60, 1),
-            "options": asdict(self.options),
+            "options": asdict(self.options), "before": self.before,
         }  # fmt: skip
         record = {"shape": asdict(self.shape), "words": list(self.words.names), "training": facts}
         (folder / "config.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -222,13 +241,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--store", type=Path, required=True, help="folder of scenes as the tower sees them, 3.6 GB")
     parser.add_argument("--scenes", type=int, default=24000, help="0 takes what is in the store")
-    parser.add_argument("--minutes", type=float, default=35.0)
+    parser.add_argument("--minutes", type=float, default=40.0)
+    parser.add_argument("--start", type=Path, help="a run to go on from, with fresh optimisers")
+    parser.add_argument("--fresh", nargs="*", default=[], help="weights not to take from it")
     parser.add_argument("--rate", type=float, default=Options.rate)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.scenes:
         fill_store(given.store, count=given.scenes)
-    run(Trainer(Options(minutes=given.minutes, rate=given.rate), Store(given.store)), given.out)
+    options = Options(minutes=given.minutes, rate=given.rate)
+    run(Trainer(options, Store(given.store), given.start, given.fresh), given.out)
 
 
 if __name__ == "__main__":
