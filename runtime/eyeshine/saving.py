@@ -47,7 +47,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def save_image_results(explanation: Explanation, folder: Path, stem: str, index: int = 0) -> list[Path]:
-    """Write one image's results: ``STEM.1-TEXT.png`` per text, and ``STEM.npz``.
+    """Write one image's results: ``STEM.1-TEXT.png`` per text, ``STEM.heads-1.png`` where heads were chosen, ``.npz``.
 
     The archive holds ``maps`` [P, h, w], ``heatmaps`` [P, H, W] (each map scaled by itself, as ``heatmaps()`` does),
     ``similarities`` [P] and ``texts``. Several pictures share one scale, so that they can be compared.
@@ -67,6 +67,8 @@ def save_image_results(explanation: Explanation, folder: Path, stem: str, index:
         path = folder / f"{stem}.{number + 1}-{_slug(text)[:40] or 'text'}.png"
         save_png(overlay(explanation.images[index], heat[number]), path)
         written.append(path)
+    if "heads" in explanation.details:
+        written += _save_heads(explanation, folder, stem, index)
     archive = folder / f"{stem}.npz"
     try:
         np.savez_compressed(
@@ -80,6 +82,19 @@ def save_image_results(explanation: Explanation, folder: Path, stem: str, index:
     except OSError as error:
         raise OutputError("archive cannot be written", got=str(error), cure="name another folder") from error
     return [*written, archive]
+
+
+def _save_heads(explanation: Explanation, folder: Path, stem: str, index: int) -> list[Path]:
+    """``STEM.heads-1.png`` per text: which heads its map was made of."""
+    from eyeshine.concept.pictures import head_grid
+    from eyeshine.render import save_png
+
+    written = []
+    for number, _ in enumerate(explanation.texts):
+        path = folder / f"{stem}.heads-{number + 1}.png"
+        save_png(head_grid(explanation.details["heads"], index, number, texts=explanation.texts), path)
+        written.append(path)
+    return written
 
 
 def _slug(text: str) -> str:

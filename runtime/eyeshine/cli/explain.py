@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from eyeshine.cli.engines import Device, Precision, Provider, Threads, options_of
-from eyeshine.errors import EngineError, ImageError, OptionError, OutputError
+from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, ResponderError
 
 if TYPE_CHECKING:
     from eyeshine.explanation import Explanation
     from eyeshine.targets import Against
 
 __all__ = ["register"]
+
+_CAPTION = "caption"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +40,9 @@ def explain(
     against_auto: Annotated[
         bool, typer.Option("--against-auto", help="Rather than what is in the image and least like the text.")
     ] = False,
-    candidates: Annotated[str, typer.Option(help="For --against-auto: street, coco, or a file.")] = "street",
+    candidates: Annotated[
+        str, typer.Option(help="For --against-auto: street, coco, a file, or caption: what the captioner names.")
+    ] = "street",
     present: Annotated[int, typer.Option(help="For --against-auto: how many candidates count as present.")] = 10,
     expand: Annotated[
         float | None, typer.Option(help="Mix the kinds of each text (vehicle: car, bus) in, with this share, 0..1.")
@@ -73,7 +77,7 @@ def explain(
     if against_auto:
         from eyeshine.concept import ContrastOptions
 
-        rather = ContrastOptions(candidates=candidates, top=present)
+        rather = ContrastOptions(candidates="street" if candidates == _CAPTION else candidates, top=present)
     # What is wrong with the request is said once, before any image is read.
     chosen = configure(method, {**(read_settings(settings) if settings else {}), **parse_settings(setting or ())})
     make_target(check_texts(text), None if against_auto else rather)
@@ -99,10 +103,11 @@ def explain(
     with _progress(images) as each:
         for image in each:
             try:
-                result = explainer.explain(image, texts, method=chosen, against=rather, truncate=truncate)
+                here = _captioned(rather, image) if against_auto and candidates == _CAPTION else rather
+                result = explainer.explain(image, texts, method=chosen, against=here, truncate=truncate)
                 stem = names.stem(image)
                 files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
-            except (ImageError, EngineError, OutputError) as error:
+            except (ImageError, EngineError, OutputError, ResponderError) as error:
                 failures += 1
                 typer.echo(f"error: {image}: {error}", err=True)
                 continue
@@ -144,6 +149,15 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on std
     for m in METHODS.values():
         listed = ", ".join(f"{name}={value}" for name, value in settings_of(m).items())
         typer.echo(f"{m.name}: {listed or 'no settings'}")
+
+
+def _captioned(rather: Any, image: str) -> Any:
+    """The choice of a contrast, from what the embedded captioner names in an image."""
+    from eyeshine.captioner import Captioner
+    from eyeshine.concept.described import described
+    from eyeshine.responder import CaptionerResponder
+
+    return replace(rather, candidates=described(CaptionerResponder(Captioner.load()), image))
 
 
 @contextmanager
