@@ -18,7 +18,7 @@ from eyeshine_export.captioner.tally import Tally
 
 __all__ = ["FIRST", "Scores", "score"]
 
-FIRST = roads.HELD_OUT_FROM + 700_000
+FIRST = roads.HELD_OUT_FROM + 710_000
 """Seed of the first scene that is scored; nothing was chosen by looking at these."""
 
 
