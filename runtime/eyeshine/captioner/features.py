@@ -27,8 +27,8 @@ def tower_graph(bundle: Bundle) -> str:
 def patch_features(session: Session, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Keys and values of the last block at every patch, side by side.
 
-    Both are linear in the normalised residual stream before that block, so nothing of a patch is lost; and they are
-    outputs of the graph that explains, so that captions need no second copy of the tower.
+    Both are linear in the normalised residual stream that the block reads, together of full rank in the embedded model,
+    so nothing of it is lost; and the graph that explains yields them, so that captions need no second copy of the tower.
 
     Args:
         session: runs ``tower_graph``.
