@@ -28,7 +28,7 @@ def patch_features(session: Session, pixels: NDArray[np.float32]) -> NDArray[np.
     """Keys and values of the last block at every patch, side by side.
 
     Both are linear in the normalised residual stream that the block reads, together of full rank in the embedded model,
-    so nothing of it is lost; and the graph that explains yields them, so that captions need no second copy of the tower.
+    so nothing of it is lost. The graph that explains yields them, so captions need no second copy of the tower.
 
     Args:
         session: runs ``tower_graph``.
