@@ -16,6 +16,7 @@ from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, R
 
 if TYPE_CHECKING:
     from eyeshine.explanation import Explanation
+    from eyeshine.responder import Responder
     from eyeshine.targets import Against
 
 __all__ = ["register"]
@@ -99,11 +100,12 @@ def explain(
         expanded = [expand_text(explainer, each, HypernymTable(), weight=expand, truncate=truncate) for each in text]
         texts = [each.vector for each in expanded]
         typer.echo("\n".join(map(str, expanded)), err=True)
+    captioner = _captioner() if against_auto and candidates == _CAPTION else None
     names, failures = Names(), 0
     with _progress(images) as each:
         for image in each:
             try:
-                here = _captioned(rather, image) if against_auto and candidates == _CAPTION else rather
+                here = rather if captioner is None else _captioned(rather, captioner, image)
                 result = explainer.explain(image, texts, method=chosen, against=here, truncate=truncate)
                 stem = names.stem(image)
                 files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
@@ -151,13 +153,18 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on std
         typer.echo(f"{m.name}: {listed or 'no settings'}")
 
 
-def _captioned(rather: Any, image: str) -> Any:
-    """The choice of a contrast, from what the embedded captioner names in an image."""
+def _captioner() -> Responder:
     from eyeshine.captioner import Captioner
-    from eyeshine.concept.described import described
     from eyeshine.responder import CaptionerResponder
 
-    return replace(rather, candidates=described(CaptionerResponder(Captioner.load()), image))
+    return CaptionerResponder(Captioner.load())
+
+
+def _captioned(rather: Any, captioner: Responder, image: str) -> Any:
+    """The choice of a contrast, from what the embedded captioner names in an image."""
+    from eyeshine.concept.described import described
+
+    return replace(rather, candidates=described(captioner, image))
 
 
 @contextmanager

@@ -105,7 +105,8 @@ def adjust(
     against = [negative] * len(listed) if isinstance(negative, str) else check_texts(negative, "negative text")
     if len(against) != len(listed):
         raise OptionError("negative texts do not fit the texts", got=len(against), allowed=f"1 or {len(listed)}")
-    both = explainer.explain(images, [*listed, *against], method=method, truncate=truncate)
+    distinct = list(dict.fromkeys(against))  # each costs a dense VJP of its own in the deep graph
+    both = explainer.explain(images, [*listed, *distinct], method=method, truncate=truncate)
     plain = _part(both, len(listed))
     scores = evaluate(
         explainer, plain, metrics=["concept_drop", "negative_suppression"], negative=against, truncate=truncate
@@ -118,7 +119,9 @@ def adjust(
         for p, text in enumerate(listed):
             drop, suppression = (scores.score(name, b, p).value for name in ("concept_drop", "negative_suppression"))
             if drop is not None and suppression is not None:
-                maps[b, p] = adjusted_map(levels[p], levels[len(listed) + p], drop, suppression, chosen)
+                maps[b, p] = adjusted_map(
+                    levels[p], levels[len(listed) + distinct.index(against[p])], drop, suppression, chosen
+                )
             rows[b].append(
                 {"text": text, "negative": against[p], "concept_drop": drop, "negative_suppression": suppression}
             )

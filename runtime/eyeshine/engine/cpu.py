@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from eyeshine.bundle import Bundle
 from eyeshine.cache import digest
 from eyeshine.engine.machine import cpu_name, package_version
-from eyeshine.engine.ort import Provider, dims_of, open_ort
-from eyeshine.engine.session import DeviceArray, DeviceResult, Dims, RunResult, Tensor
-from eyeshine.errors import EngineError, OptionError
+from eyeshine.engine.ort import Provider, dims_of, engine_errors, open_ort
+from eyeshine.engine.session import Dims, HostSession, RunResult, Tensor
+from eyeshine.errors import OptionError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -108,7 +107,7 @@ def _onnxruntime() -> str:
     return package_version("onnxruntime", "onnxruntime-gpu")
 
 
-class OrtCpuSession:
+class OrtCpuSession(HostSession):
     """One graph on onnxruntime's CPU provider.
 
     Args:
@@ -127,19 +126,7 @@ class OrtCpuSession:
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> RunResult:
         started = perf_counter()
-        try:
+        with engine_errors():
             values: list[NDArray[np.float32]] = self._session.run(list(outputs), dict(inputs))
-        except Exception as error:
-            raise EngineError("onnxruntime failed to run a graph", got=str(error)) from error
         wall_ms = (perf_counter() - started) * 1e3
         return RunResult(dict(zip(outputs, values, strict=True)), self.provider, wall_ms)
-
-    def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
-        """The host is the device: the same arrays."""
-        result = self.run(inputs, outputs)
-        values: dict[str, DeviceArray] = dict(result.outputs)
-        return DeviceResult(values, result.provider, result.wall_ms)
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Nothing to hold: every run has outputs of its own."""
-        return nullcontext()

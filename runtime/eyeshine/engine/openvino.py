@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from time import perf_counter
@@ -16,7 +15,7 @@ from eyeshine.bundle import Bundle
 from eyeshine.cache import digest
 from eyeshine.engine.cpu import available_cpus
 from eyeshine.engine.machine import cpu_name, package_version
-from eyeshine.engine.session import DeviceArray, DeviceResult, Dims, RunResult, Tensor
+from eyeshine.engine.session import Dims, HostSession, RunResult, Tensor, coarser
 from eyeshine.errors import EngineError, OptionError
 from eyeshine.manifest import GraphInfo, TensorInfo
 
@@ -26,7 +25,6 @@ InferencePrecision = Literal["fp32", "bf16", "fp16"]
 PROVIDER: Final = "OpenVINO CPU"
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _NAMES: Final = {hint: name for name, hint in _HINTS.items()}
-_ORDER: Final = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class OpenVinoOptions:
 
     def precision(self, bundle: str) -> str:
         """The coarser of the bundle's and the engine's."""
-        return max(bundle, self.inference_precision, key=_ORDER.index)
+        return coarser(bundle, self.inference_precision)
 
     def provider_options(self) -> dict[str, str]:
         """OpenVINO's properties."""
@@ -95,7 +93,7 @@ class OpenVinoOptions:
         return OpenVinoSession(bundle, bundle.graph(graph), self)
 
 
-class OpenVinoSession:
+class OpenVinoSession(HostSession):
     """One graph on OpenVINO.
 
     Args:
@@ -140,16 +138,6 @@ class OpenVinoSession:
         except Exception as error:
             raise EngineError("OpenVINO failed to run a graph", got=str(error)) from error
         return RunResult(values, self.provider, (perf_counter() - started) * 1e3)
-
-    def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
-        """The host is the device: the same arrays."""
-        result = self.run(inputs, outputs)
-        values: dict[str, DeviceArray] = dict(result.outputs)
-        return DeviceResult(values, result.provider, result.wall_ms)
-
-    def hold(self) -> AbstractContextManager[None]:
-        """Nothing to hold: every run has outputs of its own."""
-        return nullcontext()
 
 
 def _separate_shared_weights(model: Any) -> None:

@@ -69,7 +69,8 @@ def open_ort(
     import onnxruntime
 
     first = providers[0].name
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if first != _CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         # Without its own fallback, which prints, builds the graph again on another provider and drops the reason.
         session = onnxruntime.InferenceSession(

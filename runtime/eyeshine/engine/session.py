@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +14,17 @@ from eyeshine.bundle import Bundle
 from eyeshine.errors import BundleError
 from eyeshine.manifest import GraphInfo
 
-__all__ = ["DeviceArray", "DeviceResult", "Dims", "EngineOptions", "RunResult", "Session", "Tensor", "check_session"]
+__all__ = [
+    "DeviceArray",
+    "DeviceResult",
+    "Dims",
+    "EngineOptions",
+    "HostSession",
+    "RunResult",
+    "Session",
+    "Tensor",
+    "check_session",
+]
 
 Tensor = NDArray[np.generic]
 Dims = tuple[int | str, ...]
@@ -86,6 +96,24 @@ class Session(Protocol):
         ...
 
 
+class HostSession:
+    """What a session is spared whose device is the host: every run has host arrays of its own."""
+
+    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> RunResult:
+        """Run the graph for the named outputs."""
+        raise NotImplementedError
+
+    def run_on_device(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> DeviceResult:
+        """The host is the device: the same arrays."""
+        result = self.run(inputs, outputs)
+        values: dict[str, DeviceArray] = dict(result.outputs)
+        return DeviceResult(values, result.provider, result.wall_ms)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Nothing to hold: every run has outputs of its own."""
+        return nullcontext()
+
+
 class EngineOptions(Protocol):
     """How one engine runs graphs: a frozen dataclass that checks itself.
 
@@ -132,6 +160,11 @@ class EngineOptions(Protocol):
             EngineError: the engine is not there, or refuses the graph.
         """
         ...
+
+
+def coarser(one: str, other: str) -> str:
+    """Of two precisions the one that keeps fewer bits of a number."""
+    return max(one, other, key=("fp32", "fp16", "bf16", "int8").index)
 
 
 def check_session(session: Session, graph: GraphInfo) -> None:

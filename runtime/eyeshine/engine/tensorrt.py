@@ -16,6 +16,7 @@ from eyeshine.cache import cache_folder, digest
 from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.cuda import CudaOptions, captured, check_gpu, check_gpu_index, gpu_facts, gpu_session_options
 from eyeshine.engine.ort import BoundSession, Provider, check_capture, open_ort, provider_missing
+from eyeshine.engine.session import coarser
 from eyeshine.errors import EngineError, OptionError, OutputError
 
 __all__ = ["EnginePrecision", "TensorRtOptions"]
@@ -78,7 +79,7 @@ class TensorRtOptions:
 
     def arithmetic_of(self, bundle: str) -> str:
         """The coarser of the bundle's precision and the asked one."""
-        return max(bundle, self.arithmetic or bundle, key=("fp32", "fp16", "bf16", "int8").index)
+        return coarser(bundle, self.arithmetic or bundle)
 
     def precision(self, bundle: str) -> str:
         """As ``arithmetic_of``, but tf32 for fp32: TensorRT 10 rounds its products, and the provider has no switch."""
