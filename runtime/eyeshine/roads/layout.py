@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 
 from eyeshine.roads.backdrop import Road
 from eyeshine.roads.vocabulary import COLOURS, LABELS, LIGHTS, WEATHERS
 
-MOST_OBJECTS = 10
-_COVER = 0.4  # an object may lose this share of its box to nearer ones
+Variant = Literal["plain", "cluttered"]
 _REPEATED = ("car", "pedestrian", "tree", "building", "cone")
 _RATE = {"building": 1.3, "tree": 1.2, "car": 1.3, "pedestrian": 1.2}
+
+
+@dataclass(frozen=True)
+class Density:
+    """How full a scene is.
+
+    Attributes:
+        labels: how many labels are drawn, least and most.
+        repeated: probability of a second object, of labels that may have one.
+        fewest, most: objects of a scene.
+        tries: places that are tried for an object before it is left out.
+        cover: share of its box that an object may lose to nearer ones.
+    """
+
+    labels: tuple[int, int]
+    repeated: float
+    fewest: int
+    most: int
+    tries: int
+    cover: float
+
+
+DENSITIES: Final[dict[Variant, Density]] = {
+    "plain": Density((3, 8), repeated=0.35, fewest=2, most=10, tries=6, cover=0.4),
+    # As large as in plain scenes, so that nothing but the number differs; 95 plans of 100 hold eleven, none above 16.
+    "cluttered": Density((11, 14), repeated=0.9, fewest=11, most=18, tries=40, cover=0.4),
+}
+"""What the model was trained on, and scenes of more than ten objects, where MMEL expects its maps to lose focus."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +158,11 @@ def _covered(far: Item, near: Item) -> float:
     return max(0.0, wide) * max(0.0, high) / area if area > 0 else 1.0
 
 
-def _fits(item: Item, others: list[Item]) -> bool:
+def _fits(item: Item, others: list[Item], cover: float) -> bool:
     trial = [*others, item]
     for far in trial:
         hidden = sum(_covered(far, near) for near in trial if near is not far and _order(near) > _order(far))
-        if hidden > _COVER:
+        if hidden > cover:
             return False
     return True
 
@@ -144,22 +172,23 @@ def _order(item: Item) -> float:
     return item.t - 10 if item.view == "flat" else item.t
 
 
-def plan(seed: int, attempt: int) -> Plan:
+def plan(seed: int, attempt: int, variant: Variant = "plain") -> Plan:
     """The plan of one scene; ``attempt`` counts up when a plan turns out to leave too little visible."""
-    rng = np.random.default_rng((seed, attempt))
+    density, rng = DENSITIES[variant], np.random.default_rng((seed, attempt))
     road = _road(rng)
     weather = WEATHERS[int(rng.choice(4, p=(0.55, 0.17, 0.13, 0.15)))]
     light = LIGHTS[int(rng.choice(3, p=(0.66, 0.16, 0.18)))]
     rates = np.array([_RATE.get(label, 1.0) for label in LABELS])
-    chosen = rng.choice(len(LABELS), size=int(rng.integers(3, 9)), replace=False, p=rates / rates.sum())
+    count = int(rng.integers(density.labels[0], density.labels[1] + 1))
+    chosen = rng.choice(len(LABELS), size=count, replace=False, p=rates / rates.sum())
     wanted = [LABELS[k] for k in chosen]
-    wanted += [label for label in wanted if label in _REPEATED and rng.random() < 0.35]
+    wanted += [label for label in wanted if label in _REPEATED and rng.random() < density.repeated]
     items: list[Item] = []
     for label in wanted:
-        for _ in range(6):
+        for _ in range(density.tries):
             colours = COLOURS[label]
             item = _place(label, colours[int(rng.integers(len(colours)))], road, rng)
-            if len(items) < MOST_OBJECTS and _fits(item, items):
+            if len(items) < density.most and _fits(item, items, density.cover):
                 items.append(item)
                 break
     return Plan(road, weather, light, tuple(sorted(items, key=_order)))

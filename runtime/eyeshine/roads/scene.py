@@ -14,14 +14,13 @@ from eyeshine.roads import figures, furniture, vehicles
 from eyeshine.roads.backdrop import crosswalk, paint_backdrop
 from eyeshine.roads.captions import captions, facts_of
 from eyeshine.roads.draw import LAMP, SUPERSAMPLE, Canvas, Pen
-from eyeshine.roads.layout import Item, Plan, plan
+from eyeshine.roads.layout import DENSITIES, Item, Plan, Variant, plan
 from eyeshine.roads.vocabulary import PAINT, RGB, phrase
 from eyeshine.roads.weather import expose
 
 HELD_OUT_FROM = 1_000_000_000
 REFERENCE_SIZE = 224  # at which it is decided what is visible enough to count, whatever size is drawn
 LEAST_VISIBLE = 0.006  # of the picture's area
-FEWEST_OBJECTS = 2
 _ALLOWED_SIZES = (32, 2048)
 
 _DRAW: dict[tuple[str, str], Callable[[Pen, RGB, tuple[float, ...]], None]] = {
@@ -66,7 +65,7 @@ class Scene:
     Args:
         image: uint8 [H, W, 3].
         caption: one true sentence about it.
-        objects: 2 to 10 objects, far to near; their masks are disjoint.
+        objects: 2 to 10 objects (11 to 18 where cluttered), far to near; their masks are disjoint.
         weather, light: words from ``WEATHERS`` and ``LIGHTS``.
         seed: the seed it was drawn from.
     """
@@ -106,11 +105,12 @@ def _paint(what: Plan, size: int) -> Canvas:
     return canvas
 
 
-def _settle(seed: int) -> tuple[Plan, Canvas]:
+def _settle(seed: int, variant: Variant) -> tuple[Plan, Canvas]:
     """A plan all of whose objects are visible enough, and its canvas at the reference size."""
+    fewest = DENSITIES[variant].fewest
     for attempt in range(100):
-        what = plan(seed, attempt)
-        while len(what.items) >= FEWEST_OBJECTS:
+        what = plan(seed, attempt, variant)
+        while len(what.items) >= fewest:
             canvas = _paint(what, REFERENCE_SIZE)
             counts = np.bincount((canvas.number_map() % LAMP).ravel(), minlength=len(what.items) + 1)[1:]
             seen = tuple(
@@ -121,26 +121,30 @@ def _settle(seed: int) -> tuple[Plan, Canvas]:
             if len(seen) == len(what.items):
                 return what, canvas
             what = replace(what, items=seen)
-    raise AssertionError(f"no plan of seed {seed} shows two objects")  # one plan in a few hundred fails
+    # One plan in a few hundred fails.
+    raise AssertionError(f"no plan of seed {seed} shows {fewest} objects")
 
 
-def render(*, seed: int, size: int = REFERENCE_SIZE) -> Scene:
+def render(*, seed: int, size: int = REFERENCE_SIZE, variant: Variant = "plain") -> Scene:
     """Draw the scene of a seed.
 
-    The same seed and size give the same bytes; another size gives the same scene, larger or smaller.
+    The same seed, size and variant give the same bytes; another size gives the same scene, larger or smaller.
 
     Args:
         seed: at least 0; seeds from ``HELD_OUT_FROM`` are kept for evaluation and must not be trained on.
         size: side of the square picture in pixels, 32 to 2048.
+        variant: "plain", or "cluttered": more than ten objects, and smaller ones.
 
     Raises:
-        OptionError: a negative seed, or a size outside its range.
+        OptionError: a negative seed, a size outside its range, or an unknown variant.
     """
     if seed < 0:
         raise OptionError("a scene's seed is negative", got=seed, allowed="0 and above")
     if not _ALLOWED_SIZES[0] <= size <= _ALLOWED_SIZES[1]:
         raise OptionError("a scene's size is out of range", got=size, allowed="32 to 2048 pixels")
-    what, canvas = _settle(seed)
+    if variant not in DENSITIES:
+        raise OptionError("unknown variant of the scenes", got=repr(variant), allowed=", ".join(DENSITIES))
+    what, canvas = _settle(seed, variant)
     if size != REFERENCE_SIZE:
         canvas = _paint(what, size)
     numbers = canvas.number_map()
