@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -62,25 +63,18 @@ def resolution_reference(
     images, blocks, patches, _ = queries.shape
     weights = _softplus(layer_weights, blocks, dtype)
     weights = weights / (weights.sum() + dtype.type(TINY))
-    resizes = [
-        tuple(
-            (area_matrix(size, cells).astype(dtype), bilinear_matrix(cells, size).astype(dtype))
-            for size, cells in zip(grid, scaled, strict=True)
-        )
-        for scaled in options.cells(grid)
-    ]
+    resizes = _resizes(options, grid, dtype)
     evidence = base.astype(dtype)
     # The sum of absolute values is the sum wherever evidence is not negative, and cannot cancel elsewhere.
     shares = evidence / (np.abs(evidence).sum(axis=-1, keepdims=True) + dtype.type(TINY))
     semantics = np.zeros((images, base.shape[1], patches), dtype)
-    for image, block in np.ndindex(images, blocks):
-        centre = queries[image, block].astype(dtype)
-        mean = centre.mean(axis=0)
-        centre -= mean
-        least = max(EQUAL * float(np.linalg.norm(mean)), LEAST_NORM)
+    for image in range(images):
+        mean = queries[image].mean(axis=1, keepdims=True, dtype=dtype)
+        least = np.maximum(EQUAL * np.linalg.norm(mean, axis=2), LEAST_NORM)
+        products = np.stack([centre @ centre.T for centre in queries[image] - mean])  # of two axes: half the work
         for rows, columns in resizes:
-            spread = _spread(centre, shares[image], rows, columns, least, options.temperature)
-            semantics[image] += weights[block] / len(resizes) * _z_scores(spread).T
+            scores = _z_scores(_spread(products, shares[image], rows, columns, least, options.temperature))
+            semantics[image] += np.tensordot(weights / len(resizes), scores, 1).T
     gate = options.beta * semantics / 2
     enhanced = evidence * (1 + options.alpha * (0.5 + 0.5 * np.tanh(gate)))  # sigmoid(x), without its overflow
     if options.rho:
@@ -90,39 +84,58 @@ def resolution_reference(
     return SemanticMaps(enhanced, semantics)
 
 
+Resize = tuple[tuple[Array, Array], tuple[Array, Array]]
+
+
+@functools.lru_cache(maxsize=32)
+def _resizes(options: MultiscaleOptions, grid: tuple[int, int], dtype: np.dtype[Any]) -> tuple[Resize, ...]:
+    """(down, up) of rows and of columns for each scale; kept, for they take .15 ms of the 1 ms of a block of B/16."""
+    rows, columns = (
+        [(area_matrix(size, n).astype(dtype), bilinear_matrix(n, size).astype(dtype)) for n in cells]
+        for size, cells in zip(grid, zip(*options.cells(grid), strict=True), strict=True)
+    )
+    return tuple(zip(rows, columns, strict=True))
+
+
 def _resize(grid: Array, rows: Array, columns: Array) -> Array:
-    """[h * w, C] to [h' * w', C] by matrices [h', h] and [w', w]."""
-    (height, width), channels = (rows.shape[1], columns.shape[1]), grid.shape[1]
+    """[..., h * w, C] to [..., h' * w', C] by matrices [h', h] and [w', w]."""
+    (height, width), (*leading, _, channels) = (rows.shape[1], columns.shape[1]), grid.shape
     if height == len(rows) and width == len(columns):
-        return grid  # both are the identity, a product of which is as dear as the relations of B/16 (.7 ms)
-    across = (rows @ grid.reshape(height, width * channels)).reshape(len(rows), width, channels)
-    return (columns @ across).reshape(len(rows) * len(columns), channels)
+        return grid  # both are the identity
+    across = rows @ grid.reshape(*leading, height, width * channels)
+    along = columns @ across.reshape(*leading, len(rows), width, channels)
+    return along.reshape(*leading, len(rows) * len(columns), channels)
 
 
 def _spread(
-    centre: Array,
+    products: Array,
     shares: Array,
-    rows: tuple[Array, ...],
-    columns: tuple[Array, ...],
-    least: float,
+    rows: tuple[Array, Array],
+    columns: tuple[Array, Array],
+    least: Array,
     temperature: float,
 ) -> Array:
-    """``r = up(R down(e))``, [N, P]: relevance e, [P, N], spread along ``R = softmax(f f^T / temperature)``."""
-    cells = _resize(centre, rows[0], columns[0])
-    relations = cells @ cells.T
-    inverses = 1 / np.maximum(np.sqrt(np.diagonal(relations)), least)
-    relations *= inverses[:, None] * inverses
-    # 1 is the largest cosine, so nothing overflows and no maximum has to be found.
+    """``r = up(R down(e))``, [K, N, P]: relevance e, [P, N], spread along ``R = softmax(f f^T / temperature)``.
+
+    ``(A x)(A x)^T = A (x x^T) A^T``: resized products of all patches, [K, N, N], are products of resized queries, so
+    that one GEMM over the channels serves every scale (B/16: .10 ms a block for both coarse scales instead of .27).
+    """
+    relations = _resize(_resize(products, rows[0], columns[0]).swapaxes(1, 2), rows[0], columns[0])
+    inverses = 1 / np.sqrt(np.maximum(np.diagonal(relations, axis1=1, axis2=2), least * least))
+    relations = relations * (inverses[:, :, None] * inverses[:, None])
+    # Queries that cancel out in a cell leave rounding errors, whose cosines may come out beyond 1. As 1 is the largest,
+    # nothing overflows, and no maximum has to be found.
+    np.clip(relations, -1, 1, out=relations)
     relations -= 1
     relations /= temperature
     np.exp(relations, out=relations)
-    spread = relations @ _resize(shares.T, rows[0], columns[0]) / relations.sum(axis=1, keepdims=True)
+    spread = relations @ _resize(shares.T, rows[0], columns[0]) / relations.sum(axis=2, keepdims=True)
     return _resize(spread, rows[1], columns[1])
 
 
 def _z_scores(spread: Array) -> Array:
-    """Over the patches of [N, P]; 0 where the deviation is at most 1 % of the mean."""
-    mean, deviation = spread.mean(axis=0), spread.std(axis=0)
+    """Over the patches of [K, N, P]; 0 where the deviation is at most 1 % of the mean."""
+    mean, deviation = spread.mean(axis=1, keepdims=True), spread.std(axis=1, keepdims=True)
     flat = deviation <= FLAT * np.abs(mean)
     scores: Array = np.where(flat, 0, (spread - mean) / np.where(flat, 1, deviation))
     return scores
