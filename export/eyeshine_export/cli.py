@@ -29,6 +29,7 @@ def export(
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag; downloads.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Local .safetensors or .pt instead.")] = None,
     layers: Annotated[int | None, typer.Option(help="Also write deep.onnx, the last K blocks explained.")] = None,
+    signals: Annotated[str, typer.Option(help="Groups of further graphs, with commas between them, or all.")] = "",
     tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json of a word-level model.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the folder's.")] = None,
@@ -46,7 +47,8 @@ def export(
     from eyeshine_export.source import resolve
     from eyeshine_export.write import ExportOptions, check_target, export_bundle
 
-    options = ExportOptions(layers=layers, name=name, force=force, opset=opset, precision=precision)  # type: ignore[arg-type]
+    groups = tuple(name.strip() for name in signals.split(",") if name.strip())
+    options = ExportOptions(layers, name, force, opset, precision, groups)  # type: ignore[arg-type]
     check_target(out.resolve(), force)  # before anything is loaded or downloaded
     source = resolve(model, pretrained=pretrained, checkpoint=checkpoint, tokens=tokenizer, licence=licence)
     manifest = export_bundle(source, out, options)

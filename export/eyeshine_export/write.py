@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,10 +35,11 @@ from eyeshine.manifest import (
 from eyeshine.signals import SIGNALS
 from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET, Form
-from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.groups import Built, Group, Parts, choose_groups
 from eyeshine_export.heads import head_projection
-from eyeshine_export.parity import Oracle, check_graphs
+from eyeshine_export.oracle import Oracle
+from eyeshine_export.parity import check_graphs
 from eyeshine_export.source import Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 
@@ -47,6 +48,7 @@ __all__ = ["ExportOptions", "add_file", "check_target", "export_bundle", "write_
 WEIGHTS, TOKENIZER, GOLDEN = "weights.bin", "tokenizer.json", "golden.npz"
 _PAGE = 4096  # the runtime maps the weights file; tensors start on pages
 _INLINE_BYTES = 1024
+_LAYERS = 4  # what Concept Attribution reads
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class ExportOptions:
     """How a bundle is written.
 
     Attributes:
-        layers: explained blocks of ``deep.onnx``; None for no such graph.
+        layers: explained blocks of ``deep.onnx`` and of what else explains several; None for 4, and no ``deep.onnx``
+            unless ``signals`` says so.
+        signals: names of further groups of graphs (``groups.GROUPS``), or "all".
         name: the bundle's name; the folder's name by default.
         force: replace an existing bundle.
         opset: ONNX operator set, 20 or 23. TensorRT reads 20 from version 10.0 on, 23 from 10.14 on.
@@ -66,9 +70,11 @@ class ExportOptions:
     force: bool = False
     opset: int = OPSET
     precision: Precision = "fp32"
+    signals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.form()
+        choose_groups(self.signals)
         if self.layers is not None and self.layers < 2:
             raise OptionError(
                 "layers of the deep graph", got=self.layers, allowed="2 and more; image.onnx explains the last block"
@@ -77,6 +83,10 @@ class ExportOptions:
     def form(self) -> Form:
         """How the graphs are written down."""
         return Form(self.opset, self.precision)
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of graphs that are written."""
+        return choose_groups((*self.signals, *(() if self.layers is None else ("deep",))))
 
 
 def export_bundle(source: Source, out: Path, options: ExportOptions | None = None) -> Manifest:
@@ -157,13 +167,14 @@ def check_target(out: Path, force: bool) -> None:
 
 
 def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) -> Manifest:
-    graphs, models, heads = _build(source, options)
-    write_graphs(models, folder)
+    built, heads = _build(source, options)
+    graphs = {name: graph for group in built.values() for name, graph in group.items()}
+    write_graphs({name: graph.model for name, graph in graphs.items()}, folder)
     np.save(folder / HEADS, heads, allow_pickle=False)
     tokenizer = _write_tokenizer(source, folder)
     oracle = Oracle.of(source)
-    parity = check_graphs(folder, graphs, oracle, options.precision)
-    np.savez(folder / GOLDEN, allow_pickle=False, **golden_values(oracle, graphs))
+    parity = check_graphs(folder, built, oracle, options.precision)
+    np.savez(folder / GOLDEN, allow_pickle=False, **golden_values(oracle, built))
     config = source.config
     manifest = Manifest(
         schema=SCHEMA,
@@ -172,7 +183,8 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
         grid=config.vision.grid,
         preprocess=source.preprocess.as_manifest() if source.preprocess else {},
         tokenizer=tokenizer,
-        graphs={name: _graph_info(name, models[name], blocks, source) for name, blocks in graphs.items()},
+        graphs={name: _graph_info(name, graph) for name, graph in graphs.items()},
+        groups=tuple(group.name for group in built),
         weights=WEIGHTS,
         golden=GOLDEN,
         opset=options.opset,
@@ -185,23 +197,21 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
     return manifest
 
 
-def _build(source: Source, options: ExportOptions) -> tuple[dict[str, int], dict[str, ir.Model], NDArray[np.float32]]:
-    """Graph name -> explained blocks, graph name -> model, and what the explained heads are projected by."""
-    config, form = source.config, options.form()
+def _build(source: Source, options: ExportOptions) -> tuple[dict[Group, dict[str, Built]], NDArray[np.float32]]:
+    """The graphs of every group, and what the explained heads are projected by."""
+    config, groups = source.config, options.groups()
     state = {name: tensor.numpy() for name, tensor in source.state.items()}
     normalisation = source.normalisation
-    vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
-    text = text_weights(state, config.text, config.embed_dim)
-    graphs = {"encode": 0, "image": 1, "text": 0}
-    models = {
-        "encode": encode_graph(config, vision, form),
-        "image": explain_graph(config, vision, form=form),
-        "text": text_graph(config, text, form),
-    }
-    if options.layers is not None:
-        graphs["deep"] = options.layers
-        models["deep"] = explain_graph(config, vision, options.layers, form)
-    return graphs, models, head_projection(vision, options.layers or 1)
+    parts = Parts(
+        config,
+        vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std),
+        text_weights(state, config.text, config.embed_dim),
+        options.form(),
+        options.layers or min(_LAYERS, config.vision.layers),
+    )
+    built = {group: group.build(parts) for group in groups}
+    deep = [graphs["deep"] for graphs in built.values() if "deep" in graphs]
+    return built, head_projection(parts.vision, len(deep[0].blocks) if deep else 1)
 
 
 def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
@@ -264,21 +274,18 @@ def _number(name: str, tensor: torch.Tensor) -> float:
     return float(tensor)
 
 
-def _graph_info(name: str, model: ir.Model, blocks: int, source: Source) -> GraphInfo:
-    depth = source.config.vision.layers
-    explained = tuple(range(depth - blocks, depth))
-
-    def tensors(values: object) -> dict[str, TensorInfo]:
+def _graph_info(name: str, built: Built) -> GraphInfo:
+    def tensors(values: Iterable[ir.Value]) -> dict[str, TensorInfo]:
         result = {}
-        for value in values:  # type: ignore[attr-defined]
-            if SIGNALS.get(value.name) is None:
+        for value in values:
+            if value.name is None or value.shape is None or value.name not in SIGNALS:
                 raise ExportError("graph has a tensor that is no known signal", got=value.name)
             dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
-            result[value.name] = TensorInfo(dims, explained if SIGNALS[value.name].per_block else None)
+            result[value.name] = TensorInfo(dims, built.blocks if SIGNALS[value.name].per_block else None)
         return result
 
-    # A rank is enough: an explained block more costs more than an output less saves.
-    return GraphInfo(f"{name}.onnx", blocks, tensors(model.graph.inputs), tensors(model.graph.outputs))
+    graph = built.model.graph
+    return GraphInfo(f"{name}.onnx", built.cost, tensors(graph.inputs), tensors(graph.outputs))
 
 
 def _versions() -> dict[str, str]:

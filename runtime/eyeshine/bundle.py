@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from eyeshine.errors import BundleError, SignalError
 from eyeshine.manifest import GraphInfo, Manifest
+from eyeshine.signals import SIGNALS
 
 __all__ = ["HEADS", "Bundle", "default_bundle", "sha256_of"]
 
@@ -102,7 +104,7 @@ class Bundle:
             raise SignalError(
                 f"bundle {self.name} has no graph {name!r}",
                 allowed=", ".join(sorted(self.manifest.graphs)),
-                cure="eyeshine export MODEL --out FOLDER" + (" --layers K" if name == "deep" else ""),
+                cure="eyeshine export MODEL --out FOLDER" + (" --layers K" if name == "deep" else " --signals all"),
             )
         return self.manifest.graphs[name]
 
@@ -116,6 +118,7 @@ class Bundle:
             (graph.cost, name)
             for name, graph in self.manifest.graphs.items()
             if "pixels" in graph.inputs
+            and graph.inputs.keys() <= {"pixels", "text"}
             and all(
                 signal in graph.outputs and len(graph.outputs[signal].blocks or range(blocks)) >= blocks
                 for signal in signals
@@ -125,7 +128,7 @@ class Bundle:
             raise SignalError(
                 f"bundle {self.name} does not yield the signals that were asked for",
                 got=f"{', '.join(sorted(signals))} of {blocks} block(s)",
-                cure=f"eyeshine export MODEL --layers {max(blocks, 2)} --out FOLDER" if blocks > 1 else "export again",
+                cure=_export_with(signals, blocks),
             )
         return min(fitting)[1]
 
@@ -148,3 +151,10 @@ class Bundle:
         """Golden inputs and outputs: ``in/NAME`` and ``GRAPH/OUTPUT``."""
         with np.load(self.folder / self.manifest.golden, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
+
+
+def _export_with(signals: Iterable[str], blocks: int) -> str:
+    """The export command that writes a bundle with these signals of so many blocks."""
+    groups = sorted({SIGNALS[name].group for name in signals if name in SIGNALS} - {""})
+    layers = f" --layers {blocks}" if blocks > 1 else ""
+    return f"eyeshine export MODEL{layers}{' --signals ' + ','.join(groups) if groups else ''} --out FOLDER"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, NoReturn, get_args
 
@@ -112,7 +112,8 @@ class Manifest:
         grid: patches (down, across).
         preprocess: what ``Preprocess.from_manifest`` reads.
         tokenizer: how texts become ids.
-        graphs: by name: encode, image, text, deep.
+        graphs: by name: encode, image, text, and those of further groups.
+        groups: the groups of graphs that it was exported with; empty in bundles from before there were any.
         weights: file with the weights of all graphs, their external data.
         golden: file with inputs and expected outputs.
         opset: ONNX operator set of the graphs.
@@ -136,6 +137,7 @@ class Manifest:
     exporter: dict[str, str]
     files: dict[str, FileInfo]
     parity: dict[str, dict[str, float]]
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         named = [
@@ -206,6 +208,7 @@ def _manifest(raw: dict[str, Any], path: Path) -> Manifest:
                 "grid": (int(raw["grid"][0]), int(raw["grid"][1])),
                 "tokenizer": TokenizerInfo(**_only(TokenizerInfo, raw["tokenizer"])),
                 "graphs": graphs,
+                "groups": tuple(map(str, raw.get("groups", ()))),
                 "files": {name: FileInfo(**_only(FileInfo, info)) for name, info in raw["files"].items()},
             }
         )
@@ -253,8 +256,9 @@ def _tensor(raw: Mapping[str, Any]) -> TensorInfo:
 
 
 def _only(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that a class knows; a missing one is a KeyError, an unknown one is left for later versions."""
-    return {field.name: raw[field.name] for field in fields(kind)}
+    """The fields that a class knows; one that is missing and has no default is a KeyError, an unknown one is left for
+    later versions."""
+    return {field.name: raw[field.name] for field in fields(kind) if field.default is MISSING or field.name in raw}
 
 
 def _tuples(raw: dict[str, Any]) -> dict[str, Any]:

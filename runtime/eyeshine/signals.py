@@ -31,12 +31,14 @@ class Signal:
         dims: the names of its axes.
         dtype: NumPy's name of its element type.
         meaning: what it holds, with units or range.
+        group: the group of graphs that yields it (``eyeshine export --signals``); empty for what every bundle has.
     """
 
     name: str
     dims: tuple[str, ...]
     dtype: str
     meaning: str
+    group: str = ""
 
     @property
     def per_block(self) -> bool:

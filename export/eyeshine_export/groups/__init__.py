@@ -1,0 +1,29 @@
+"""The groups of graphs that a bundle can hold, in one registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from eyeshine.errors import OptionError
+from eyeshine_export.groups.base import Built, Case, Group, Parts
+from eyeshine_export.groups.deep import DEEP
+from eyeshine_export.groups.plain import PLAIN
+
+__all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
+
+GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP)}
+ALL: Final = "all"
+
+
+def choose_groups(names: Sequence[str]) -> tuple[Group, ...]:
+    """Groups by name, in the registry's order; every bundle has "plain".
+
+    Raises:
+        OptionError: no such group.
+    """
+    for name in names:
+        if name != ALL and name not in GROUPS:
+            known = ", ".join((*GROUPS, ALL))
+            raise OptionError("no such group of signals", got=repr(name), allowed=known)
+    return tuple(group for name, group in GROUPS.items() if name == PLAIN.name or name in names or ALL in names)
