@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks import environment
 from eyeshine import Explainer, roads
 from eyeshine.concept import ConceptOptions
-from eyeshine.methods import METHODS, ConceptAttribution, Method
+from eyeshine.methods import METHODS, AnyMethod, ConceptAttribution
 from eyeshine.metrics import (
     ConceptDrop,
     Deletion,
@@ -59,7 +59,7 @@ class Row:
     """One setting: its scores by metric, and the time of each explanation in milliseconds."""
 
     name: str
-    method: Method
+    method: AnyMethod
     scores: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _METRICS})
     wall_ms: list[float] = field(default_factory=list)
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.bundle import Bundle
+from eyeshine.encoding import Encoder
 from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options
 from eyeshine.errors import BundleError, FallbackWarning, OptionError
 from eyeshine.explanation import Explanation, check_finite
 from eyeshine.images import ImageLike, load_image
-from eyeshine.methods import Method
+from eyeshine.methods import AnyMethod, by_passes, get_method, graph_method
 from eyeshine.pipeline import Backend, Call, Pipeline, check_backend, like
 from eyeshine.preprocess import Preprocess
 from eyeshine.request import Clock, as_list, make_request
@@ -138,25 +139,36 @@ class Explainer:
         images: ImageLike | Sequence[ImageLike],
         texts: Sequence[str],
         *,
-        method: str | Method = "grad_eclip",
+        method: str | AnyMethod = "grad_eclip",
         against: Against = None,
         truncate: bool = False,
+        max_batch: int = 32,
+        progress: bool = False,
     ) -> Explanation:
         """Explain where the model looked in each image for each text.
 
         Args:
             images: a path, a PIL image, or a uint8 or float (0..1) array; a list of them is a batch.
             texts: P texts, or ``TextVector``s of other models; a text that was seen before costs no text forward.
-            method: a name from ``eyeshine methods``, or a ``Method``.
+            method: a name from ``eyeshine methods``, a ``Method`` or a ``PassesMethod``.
             against: explain each text rather than these, rather than the "rest" of the texts, or rather than a contrast
                 that is chosen for each image ("auto" or ``ContrastOptions``; one ``encode`` more).
             truncate: accept texts that are longer than the context and cut them.
+            max_batch: most images of one forward pass of a method by passes, 1..4096; the engine's nearest size is
+                taken. Memory grows with it, the map does not depend on it.
+            progress: draw such a method's progress on stderr.
 
         Raises:
             ImageError, TextError, OptionError: what was passed in cannot be used.
             SignalError: the bundle lacks the signals that the method needs.
             EngineError: the engine is refused or failed, or a map is not finite.
         """
+        chosen = get_method(method)
+        if by_passes(chosen):
+            call = self._call(images, texts, chosen, against, truncate)
+            maps, similarities = self._pipeline.passes(call, chosen, max_batch=max_batch, progress=progress)
+            check_finite(maps, chosen.name)
+            return Explanation(maps=maps, similarities=similarities, **self._facts(call, call.session.provider))
         if self.backend == "triton":
             return self.explain_on_device(images, texts, method=method, against=against, truncate=truncate).to_host()
         call = self._call(images, texts, method, against, truncate)
@@ -172,7 +184,7 @@ class Explainer:
         images: ImageLike | Sequence[ImageLike],
         texts: Sequence[str],
         *,
-        method: str | Method = "grad_eclip",
+        method: str | AnyMethod = "grad_eclip",
         against: Against = None,
         truncate: bool = False,
     ) -> DeviceExplanation:
@@ -188,6 +200,7 @@ class Explainer:
             )  # fmt: skip
         from eyeshine.device import DeviceExplanation, wait
 
+        method = graph_method(get_method(method))
         call = self._call(images, texts, method, against, truncate)
         with call.session.hold():
             outputs, provider = self._pipeline.run(call)
@@ -204,7 +217,7 @@ class Explainer:
         names: Sequence[str],
         values: ArrayLike,
         *,
-        method: str | Method = "grad_eclip",
+        method: str | AnyMethod = "grad_eclip",
     ) -> Explanation:
         """``explain`` for targets that the caller differentiates, a language model's for one; no text is encoded.
 
@@ -242,6 +255,14 @@ class Explainer:
         pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in as_list(images)])
         return self._session("encode").run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
 
+    def encoder(self, max_batch: int = 32) -> Encoder:
+        """Encodes a stream of images as the model takes them, ``max_batch`` at a time.
+
+        Raises:
+            OptionError: ``max_batch`` outside 1..4096.
+        """
+        return Encoder(self._session("encode"), self.options, max_batch)
+
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Array:
         """Unit text embeddings [P, E]."""
         return self.texts.encode(check_texts(texts), truncate=truncate)
@@ -252,7 +273,7 @@ class Explainer:
         texts: Sequence[str],
         *,
         metrics: Any = None,
-        method: str | Method = "grad_eclip",
+        method: str | AnyMethod = "grad_eclip",
         against: Against = None,
         truncate: bool = False,
         **truth: Any,
@@ -267,15 +288,18 @@ class Explainer:
         self,
         images: ImageLike | Sequence[ImageLike],
         texts: Sequence[str],
-        method: str | Method,
+        method: str | AnyMethod,
         against: Against,
         truncate: bool,
     ) -> Call:
         """Everything up to the run of the graph."""
         clock = Clock()
+        chosen = get_method(method)
         preprocess, manifest = self.preprocess, self.bundle.manifest
-        request = make_request(images, texts, method, against, preprocess=preprocess, manifest=manifest)
+        request = make_request(images, texts, chosen, against, preprocess=preprocess, manifest=manifest)
         clock.lap("preprocess")
+        if by_passes(chosen):
+            return self._pipeline.start_passes(request, chosen, clock, truncate=truncate)
         return self._pipeline.start(request, clock, truncate=truncate)
 
     def _facts(self, call: Call, provider: str) -> dict[str, Any]:

@@ -32,10 +32,12 @@ class Facts:
         crops: the part of each image that the model saw.
         bundle: name of the bundle.
         engine: provider, threads and determinism of the run, graph, backend of the kernels.
-        timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps, total; milliseconds, whole call.
+        timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps (or passes, of a method by
+            passes), total; milliseconds, whole call.
         background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
         details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contrast" (``Contrast`` of each
-            image and text), "adjustment".
+            image and text), "adjustment", "passes" (of a method by passes: images encoded, of a full batch, and what the
+            method notes of each image).
         adjusted: whether metrics had a part in the maps; metrics refuse to score them.
     """
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.concept.contrast import Contrast, contrast_target
+from eyeshine.concept.contrast import contrast_target
+from eyeshine.encoding import BundleModel, Encoder
 from eyeshine.engine import EngineOptions, Session
 from eyeshine.errors import EngineError, OptionError
-from eyeshine.methods import BlockSignals, ConceptAttribution
+from eyeshine.methods import BlockSignals, ConceptAttribution, PassesMethod, graph_method
+from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
 from eyeshine.signals import last_blocks
@@ -23,6 +25,7 @@ from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
 __all__ = ["Backend", "Call", "Pipeline", "check_backend", "like"]
 
+Array = NDArray[np.float32]
 Backend = Literal["reference", "triton"]
 
 
@@ -69,22 +72,35 @@ class Pipeline:
 
     def start(self, request: Request, clock: Clock, *, truncate: bool) -> Call:
         """Everything up to the run of the graph: contrast, text vectors, the cheapest graph, its session."""
-        details: dict[str, Any] = {}
-        if request.contrast is not None:
-            request, details["contrast"] = self._contrasted(request, truncate)
-            clock.lap("contrast")
+        method = graph_method(request.method)
+        request, details = self._contrasted(request, clock, truncate)
         vectors = self._texts.encode(request.target.prompts, truncate=truncate)
         clock.lap("text")
-        graph = self._bundle.cheapest(request.method.signals | {"similarity"}, request.method.blocks)
+        graph = self._bundle.cheapest(method.signals | {"similarity"}, method.blocks)
         session = self._sessions.get(graph)
         clock.lap("load")
-        outputs = ["similarity", *sorted(request.method.signals)]
+        outputs = ["similarity", *sorted(method.signals)]
         return Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock, details)
+
+    def start_passes(self, request: Request, method: PassesMethod, clock: Clock, *, truncate: bool) -> Call:
+        """The same for a method by passes: every graph that it runs is there, and its sessions are open."""
+        for graph in sorted(method.graphs):
+            self._bundle.graph(graph)
+        request, details = self._contrasted(request, clock, truncate)
+        vectors = self._texts.encode(request.target.prompts, truncate=truncate)
+        clock.lap("text")
+        session = self._sessions.get("encode")
+        for graph in sorted(method.graphs):
+            self._sessions.get(graph)
+        clock.lap("load")
+        inputs: dict[str, NDArray[np.generic]] = {"pixels": request.pixels, "text": vectors}
+        return Call(request, "encode", session, inputs, ["embedding"], clock, details)
 
     def start_without_text(self, request: Request, clock: Clock) -> Call:
         """The same for a request whose gradient comes from outside: no signal but the gradient depends on a text."""
-        signals = request.method.signals - {"gradient"}
-        graph = self._bundle.cheapest(signals, request.method.blocks)
+        method = graph_method(request.method)
+        signals = method.signals - {"gradient"}
+        graph = self._bundle.cheapest(signals, method.blocks)
         session = self._sessions.get(graph)
         clock.lap("load")
         inputs: dict[str, NDArray[np.generic]] = {"pixels": request.pixels}
@@ -108,7 +124,7 @@ class Pipeline:
 
     def maps(self, call: Call, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
-        request, method = call.request, call.request.method
+        request, method = call.request, graph_method(call.request.method)
         read = {name: _whole(last_blocks(name, outputs[name], method.blocks)) for name in method.signals}
         if "gradient" in read:
             read["gradient"] = request.target.combine(read["gradient"])
@@ -122,6 +138,23 @@ class Pipeline:
         else:
             maps = method.maps(signals, len(request.texts))
         return maps.reshape(len(request.photos), len(request.texts), *self._bundle.manifest.grid)
+
+    def passes(self, call: Call, method: PassesMethod, *, max_batch: int, progress: bool) -> tuple[Array, Array]:
+        """Maps [B, P, h, w] and cosines [B, P] by a method by passes, image after image."""
+        request, grid = call.request, self._bundle.manifest.grid
+        encoder = Encoder(call.session, self._options, max_batch)
+        model = BundleModel(self._bundle, self._sessions, encoder, progress=progress)
+        text = np.asarray(call.inputs["text"], np.float32)
+        similarities = np.stack(list(encoder.stream(request.pixels))) @ text[: len(request.texts)].T
+        maps = np.empty((len(request.photos), len(request.texts), *grid), np.float32)
+        weights = request.target.weights
+        for index, pixels in enumerate(request.pixels):
+            model.begin()
+            own = weights[index] if weights is not None and weights.ndim == 3 else weights
+            maps[index] = method.explain(Subject(pixels, index, text, own), model).reshape(maps.shape[1:])
+        call.details["passes"] = {"encoded": encoder.encoded, "batch": encoder.batch, "images": model.notes}
+        call.clock.lap("passes")
+        return maps, similarities
 
     def facts(self, call: Call, provider: str, fell_back: str | None) -> dict[str, Any]:
         """What a result says beside its maps; ``fell_back`` is why another engine than the wanted one ran."""
@@ -140,14 +173,16 @@ class Pipeline:
             "details": call.details,
         }
 
-    def _contrasted(self, request: Request, truncate: bool) -> tuple[Request, list[list[Contrast]]]:
-        """The request with a contrast chosen for each image and text, and the choices."""
-        assert request.contrast is not None
+    def _contrasted(self, request: Request, clock: Clock, truncate: bool) -> tuple[Request, dict[str, Any]]:
+        """The request, with a contrast chosen for each image and text where it asks for that, and the choices."""
+        if request.contrast is None:
+            return request, {}
         images = self._sessions.get("encode").run({"pixels": request.pixels}, ["embedding"]).outputs["embedding"]
         encode = partial(self._texts.encode, truncate=truncate)
         scale = self._bundle.manifest.model.logit_scale
         target, choices = contrast_target(request.texts, images, encode, request.contrast, scale)
-        return replace(request, target=target), choices
+        clock.lap("contrast")
+        return replace(request, target=target), {"contrast": choices}
 
     def _head_projection(self, blocks: int, beside: Any) -> Any:
         """The bundle's constant, of the kind of ``beside`` and where it is; read once."""

@@ -14,7 +14,7 @@ from eyeshine.concept import ContrastOptions
 from eyeshine.errors import InputError, OptionError
 from eyeshine.images import ImageLike, load_image
 from eyeshine.manifest import Manifest
-from eyeshine.methods import Method, get_method
+from eyeshine.methods import AnyMethod, get_method
 from eyeshine.preprocess import CropBox, Preprocess
 from eyeshine.targets import Against, Target, make_target
 from eyeshine.texts import check_texts
@@ -54,7 +54,7 @@ class Request:
         pixels: float32 [B, 3, Y, X], what the graph takes.
     """
 
-    method: Method
+    method: AnyMethod
     texts: tuple[str, ...]
     target: Target
     contrast: ContrastOptions | None
@@ -66,7 +66,7 @@ class Request:
 def make_request(
     images: ImageLike | Sequence[ImageLike],
     texts: Sequence[str],
-    method: str | Method,
+    method: str | AnyMethod,
     against: Against,
     *,
     preprocess: Preprocess,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from eyeshine.errors import OptionError
 from eyeshine.explanation import Explanation, Facts
 from eyeshine.images import ImageLike
-from eyeshine.methods import Method
+from eyeshine.methods import AnyMethod
 from eyeshine.texts import check_texts
 from eyeshine.upsample import normalize_maps
 
@@ -77,7 +77,7 @@ def adjust(
     texts: Sequence[str],
     negative: str | Sequence[str],
     *,
-    method: str | Method = "concept_attribution",
+    method: str | AnyMethod = "concept_attribution",
     options: AdjustOptions | None = None,
     truncate: bool = False,
 ) -> Explanation:

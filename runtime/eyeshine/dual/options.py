@@ -10,7 +10,7 @@ from typing import Final
 from eyeshine.concept import load_candidates
 from eyeshine.dual.thresholds import Thresholds
 from eyeshine.errors import OptionError
-from eyeshine.methods import Method
+from eyeshine.methods import AnyMethod
 
 __all__ = ["DualOptions"]
 
@@ -35,7 +35,7 @@ class DualOptions:
         TextError: a blank candidate.
     """
 
-    method: str | Method = "grad_eclip"
+    method: str | AnyMethod = "grad_eclip"
     candidates: str | Path | Sequence[str] = "street"
     tau: float = 0.4
     metrics: bool = False

@@ -1,8 +1,11 @@
-"""Attribution methods, one small file each, found in one registry."""
+"""Attribution methods, one small file each, found in one registry.
+
+There are two kinds: a ``Method`` reads signals of one run of a graph, a ``PassesMethod`` runs the model many times.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias, TypeGuard, cast
 
 from eyeshine.errors import OptionError
 from eyeshine.methods.attention import Attention
@@ -10,24 +13,59 @@ from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
+from eyeshine.methods.passes import PassesMethod
 
-__all__ = ["METHODS", "Attention", "BlockSignals", "Chefer", "ConceptAttribution", "GradEclip", "Method", "get_method"]
+__all__ = [
+    "METHODS",
+    "AnyMethod",
+    "Attention",
+    "BlockSignals",
+    "Chefer",
+    "ConceptAttribution",
+    "GradEclip",
+    "Method",
+    "PassesMethod",
+    "by_passes",
+    "get_method",
+    "graph_method",
+]
 
-METHODS: Final[dict[str, Method]] = {
+AnyMethod: TypeAlias = Method | PassesMethod
+
+METHODS: Final[dict[str, AnyMethod]] = {
     method.name: method for method in (GradEclip(), Chefer(), Attention(), ConceptAttribution())
 }
 
 
-def get_method(method: str | Method) -> Method:
+def by_passes(method: AnyMethod) -> TypeGuard[PassesMethod]:
+    """Whether a method runs the model many times, rather than read the signals of one run."""
+    return hasattr(method, "explain")
+
+
+def get_method(method: str | AnyMethod) -> AnyMethod:
     """Return the registered method of a name, or the method itself.
 
     Raises:
         OptionError: no method of that name.
     """
-    if not isinstance(method, str) and not isinstance(method, type) and hasattr(method, "maps"):
+    if not isinstance(method, str | type) and (hasattr(method, "maps") or by_passes(method)):
         return method
     if not isinstance(method, str) or method not in METHODS:
         raise OptionError(
             "unknown method", got=repr(method), allowed=", ".join(METHODS), cure="eyeshine methods lists them"
         )
     return METHODS[method]
+
+
+def graph_method(method: AnyMethod) -> Method:
+    """The method as one that reads the signals of one run.
+
+    Raises:
+        OptionError: it runs the model many times.
+    """
+    if by_passes(method):
+        raise OptionError(
+            f"method {method.name} runs the model many times and makes its maps on the host", got=method.name,
+            allowed="a method that reads one run's signals", cure="Explainer.explain",
+        )  # fmt: skip
+    return cast(Method, method)

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from eyeshine.errors import OptionError
-from eyeshine.methods import Method, get_method
+from eyeshine.methods import AnyMethod, get_method
 
 __all__ = ["configure", "parse_settings", "read_settings", "settings_of"]
 
 
-def settings_of(method: Method) -> dict[str, Any]:
+def settings_of(method: AnyMethod) -> dict[str, Any]:
     """The settings of a method by name, with their values; empty for a method without any."""
     holder = _holder(method)
     return {field.name: getattr(holder, field.name) for field in fields(holder)} if is_dataclass(holder) else {}
 
 
-def configure(name: str, settings: Mapping[str, Any]) -> Method:
+def configure(name: str, settings: Mapping[str, Any]) -> AnyMethod:
     """The registered method of a name with these settings.
 
     Raises:
@@ -43,7 +43,7 @@ def configure(name: str, settings: Mapping[str, Any]) -> Method:
             raise OptionError(f"{key} is not a truth value", got=repr(value), allowed="True, False")
     changed = replace(holder, **values)
     whole: Any = method
-    result: Method = changed if holder is method else replace(whole, options=changed)
+    result: AnyMethod = changed if holder is method else replace(whole, options=changed)
     return result
 
 
@@ -83,7 +83,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _holder(method: Method) -> Any:
+def _holder(method: AnyMethod) -> Any:
     """What holds a method's settings: its options, or the method itself."""
     return getattr(method, "options", method)
 

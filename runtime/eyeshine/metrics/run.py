@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, tee
 from time import perf_counter
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine.errors import EngineError, OptionError
+from eyeshine.encoding import Encoder
+from eyeshine.errors import OptionError
 from eyeshine.explanation import Explanation
 from eyeshine.metrics.base import Metric, Score, View
 from eyeshine.metrics.case import Case
@@ -74,11 +75,9 @@ def evaluate(
         )  # fmt: skip
     if explanation.bundle != explainer.bundle.name:
         raise OptionError("explained by another bundle", got=explanation.bundle, allowed=explainer.bundle.name)
-    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or not 1 <= max_batch <= 4096:
-        raise OptionError("max_batch is a number of images", got=repr(max_batch), allowed="1..4096")
+    encoder = explainer.encoder(max_batch)
     truth = Truth.of(explanation, negative, labels, masks)
     chosen = choose_metrics(metrics, truth.given)
-    encoder = _Encoder(explainer, max_batch)
     found = cases(explainer, explanation, truth, truncate=truncate)
     rows = list(_score(found, list(chosen.values()), encoder, len(explanation.texts)))
     count = len(explanation.texts)
@@ -97,9 +96,7 @@ def evaluate(
     )
 
 
-def _score(
-    found: Iterator[Case], metrics: list[Metric], encoder: _Encoder, prompts: int
-) -> Iterator[tuple[Score, ...]]:
+def _score(found: Iterator[Case], metrics: list[Metric], encoder: Encoder, prompts: int) -> Iterator[tuple[Score, ...]]:
     """The scores of each case. One iterator over the cases runs ahead to fill batches, the other reads embeddings."""
     views = list(dict.fromkeys(view for metric in metrics for view in metric.views))
     per_map = [view for view in views if view.uses_map]
@@ -116,40 +113,3 @@ def _score(
             known[view] = np.stack(list(islice(vectors, view.count)))
         scores = (metric.read(case, known) for metric in metrics)
         yield tuple(replace(score, flags=(_FLAT, *score.flags)) if case.is_flat else score for score in scores)
-
-
-class _Encoder:
-    """Encodes a stream of images in batches.
-
-    Attributes:
-        batch: images of a full batch: the size nearest to ``max_batch`` that the engine runs.
-        encoded: images so far.
-        facts: engine, provider and graph.
-    """
-
-    def __init__(self, explainer: Explainer, max_batch: int) -> None:
-        self._session, self._options = explainer._session("encode"), explainer.options
-        self._size = explainer.preprocess.size
-        self.batch, self.encoded = self._options.nearest("B", max_batch), 0
-        self.facts = {**self._options.metadata(), "provider": self._session.provider, "graph": "encode"}
-
-    def stream(self, frames: Iterable[Array]) -> Iterator[Array]:
-        """Unit embeddings [E] of images [3, Y, X], in their order, a batch behind them."""
-        # One buffer for all batches: a frame is copied into it at once and may be written over after that.
-        buffer, filled = np.zeros((self.batch, 3, *self._size), np.float32), 0
-        for frame in frames:
-            buffer[filled] = frame
-            filled += 1
-            if filled == self.batch:
-                yield from self._run(buffer, filled)
-                filled = 0
-        if filled:
-            yield from self._run(buffer[: self._options.nearest("B", filled)], filled)
-
-    def _run(self, buffer: Array, filled: int) -> Array:
-        """Embeddings of the first ``filled`` images; the rest pads to a size that the engine runs."""
-        vectors = self._session.run({"pixels": buffer}, ["embedding"]).outputs["embedding"][:filled]
-        if not np.isfinite(vectors).all():
-            raise EngineError("an embedding is not finite", got="encode", cure="eyeshine verify on this provider")
-        self.encoded += filled
-        return vectors

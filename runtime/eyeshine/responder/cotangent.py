@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from eyeshine.errors import InputError, OptionError
 from eyeshine.images import ImageLike
 from eyeshine.manifest import Manifest
-from eyeshine.methods import Method, get_method
+from eyeshine.methods import AnyMethod, get_method, graph_method
 from eyeshine.preprocess import Preprocess
 from eyeshine.request import Request, make_request
 from eyeshine.targets import Target
@@ -31,7 +31,7 @@ def cotangent_request(
     cotangents: ArrayLike,
     names: Sequence[str],
     values: ArrayLike,
-    method: str | Method,
+    method: str | AnyMethod,
     *,
     preprocess: Preprocess,
     manifest: Manifest,
@@ -46,7 +46,7 @@ def cotangent_request(
         InputError: cotangents or values of another shape, not numeric or not finite.
         ImageError, TextError: images or names that cannot be used.
     """
-    chosen = get_method(method)
+    chosen = graph_method(get_method(method))
     if "gradient" not in chosen.signals or chosen.needs:
         reads = f"reads {', '.join(sorted(chosen.needs))}" if chosen.needs else "reads no gradient"
         raise OptionError(
