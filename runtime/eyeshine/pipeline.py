@@ -19,7 +19,7 @@ from eyeshine.methods import BlockSignals, ConceptAttribution, PassesMethod, gra
 from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
-from eyeshine.signals import last_blocks
+from eyeshine.signals import MODIFIED, last_blocks
 from eyeshine.texts import TextEncoder
 from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
@@ -125,19 +125,23 @@ class Pipeline:
     def maps(self, call: Call, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
         request, method = call.request, graph_method(call.request.method)
-        read = {name: _whole(last_blocks(name, outputs[name], method.blocks)) for name in method.signals}
+        read: dict[str, Any] = {
+            name.removeprefix(MODIFIED): _whole(last_blocks(name, outputs[name], method.blocks))
+            for name in method.signals
+        }
         if "gradient" in read:
             read["gradient"] = request.target.combine(read["gradient"])
         if "text" in method.needs:
             read["text"] = like(outputs["similarity"], call.inputs["text"][: len(request.texts)])
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
-        signals = BlockSignals(**read, backend=self._backend, depth=self._bundle.manifest.model.layers)
+        manifest = self._bundle.manifest
+        signals = BlockSignals(**read, backend=self._backend, depth=manifest.model.layers, grid=manifest.grid)
         if isinstance(method, ConceptAttribution):
             maps, call.details["heads"] = method.attribute(signals)
         else:
             maps = method.maps(signals, len(request.texts))
-        return maps.reshape(len(request.photos), len(request.texts), *self._bundle.manifest.grid)
+        return maps.reshape(len(request.photos), len(request.texts), *manifest.grid)
 
     def passes(self, call: Call, method: PassesMethod, *, max_batch: int, progress: bool) -> tuple[Array, Array]:
         """Maps [B, P, h, w] and cosines [B, P] by a method by passes, image after image."""

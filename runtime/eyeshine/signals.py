@@ -14,12 +14,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONSTANT_COSINES", "SIGNALS", "Signal", "last_blocks"]
+__all__ = ["CONSTANT_COSINES", "MODIFIED", "SIGNALS", "Signal", "last_blocks"]
 
 
 CONSTANT_COSINES: Final = 1e-6
 """``spatial_weights`` are zero where the cosines of an image differ by no more: those of equal keys differ by float32
 rounding, up to 4e-7, and a min-max of that would be a map of pure noise."""
+
+MODIFIED: Final = "single_head_"
+"""Begins the names of signals that are not the deployed model's: its last blocks with one head each."""
 
 
 @dataclass(frozen=True)

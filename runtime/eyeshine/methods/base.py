@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from eyeshine.errors import OptionError
 from eyeshine_kernels.backend import Backend
 
-__all__ = ["BlockSignals", "Method", "for_all_prompts", "need"]
+__all__ = ["BlockSignals", "Method", "check_blocks", "for_all_prompts", "need"]
 
 Array = Any
 """A NumPy array, or a torch tensor where the backend is "triton"; float32."""
@@ -26,9 +27,12 @@ class BlockSignals:
     Attributes:
         backend: what the kernels compute with, and so the kind of the arrays.
         depth: blocks of the tower, so that blocks can be named.
+        grid: rows and columns of the N patches, row by row.
         class_query: [B, K, D].
         keys, values: [B, K, T, D], token 0 is the class token.
+        queries: [B, K, N, D], of the patches.
         spatial_weights: [B, K, N] in 0..1.
+        spatial_weights_out: the same from queries and keys after the output projection.
         class_attention: [B, K, H, T].
         gradient: [B, P, K, D], of the target, heads concatenated.
         text: [P, E], unit vectors of the explained texts.
@@ -37,10 +41,13 @@ class BlockSignals:
 
     backend: Backend = "reference"
     depth: int = 0
+    grid: tuple[int, int] = (0, 0)
     class_query: Array | None = None
     keys: Array | None = None
     values: Array | None = None
+    queries: Array | None = None
     spatial_weights: Array | None = None
+    spatial_weights_out: Array | None = None
     class_attention: Array | None = None
     gradient: Array | None = None
     text: Array | None = None
@@ -52,7 +59,8 @@ class Method(Protocol):
 
     Attributes:
         name: in the registry, in results and on the command line.
-        signals: names of the signals it reads; the runtime runs the cheapest graph that has them.
+        signals: names of the signals it reads; the runtime runs the cheapest graph that has them. Those of a modified
+            model (``signals.MODIFIED``) stand in the fields of their kind.
         needs: what else it reads: "text", "head_projection".
         blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
@@ -61,11 +69,15 @@ class Method(Protocol):
     """
 
     name: ClassVar[str]
-    signals: ClassVar[frozenset[str]]
-    needs: ClassVar[frozenset[str]]
     uses_text: ClassVar[bool]
     cost: ClassVar[str]
     reference: ClassVar[str]
+
+    @property
+    def signals(self) -> frozenset[str]: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
 
     @property
     def blocks(self) -> int: ...
@@ -81,6 +93,16 @@ def for_all_prompts(maps: Any, prompts: int) -> Any:
     if isinstance(maps, np.ndarray):
         return np.broadcast_to(maps[:, None], shape).copy()
     return maps[:, None].expand(shape).contiguous()
+
+
+def check_blocks(name: str, blocks: Any) -> None:
+    """Check a setting that is a number of blocks.
+
+    Raises:
+        OptionError: no whole number of 1..64.
+    """
+    if not isinstance(blocks, int) or isinstance(blocks, bool) or not 1 <= blocks <= 64:
+        raise OptionError(f"{name} is no number of blocks", got=repr(blocks), allowed="1..64")
 
 
 def need(array: Any | None, name: str) -> Any:
