@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from eyeshine.signals import CONSTANT_COSINES
 from eyeshine_export.config import ClipConfig, TowerConfig
 
-__all__ = ["explain_reference", "image_tower", "text_reference"]
+__all__ = ["explain_reference", "image_tail", "image_tower", "text_reference"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -24,6 +24,7 @@ class _Trace:
     """Per-block tensors of one forward pass."""
 
     def __init__(self) -> None:
+        self.input: list[torch.Tensor] = []
         self.query: list[torch.Tensor] = []
         self.key: list[torch.Tensor] = []
         self.value: list[torch.Tensor] = []
@@ -48,8 +49,8 @@ def _block(
     attention = (scores if mask is None else scores + mask).softmax(dim=-1)
     mixed = (attention @ v).transpose(1, 2).reshape(count, length, width)
     for kept, tensor in zip(
-        (trace.query, trace.key, trace.value, trace.attention, trace.mixed),
-        (query, key, value, attention, mixed),
+        (trace.input, trace.query, trace.key, trace.value, trace.attention, trace.mixed),
+        (x, query, key, value, attention, mixed),
         strict=True,
     ):
         kept.append(tensor)
@@ -72,8 +73,13 @@ def image_tower(
     x = torch.cat([first, tokens], dim=1) + state["visual.positional_embedding"]
     if vision.pre_norm:
         x = F.layer_norm(x, (vision.width,), state["visual.ln_pre.weight"], state["visual.ln_pre.bias"], vision.eps)
-    trace = _Trace()
-    for index in range(vision.layers):
+    return image_tail(state, config, x, vision.layers)
+
+
+def image_tail(state: State, config: ClipConfig, x: torch.Tensor, count: int) -> tuple[torch.Tensor, _Trace]:
+    """Tokens [B, T, D] before the last ``count`` blocks -> embedding [B, E], not normalised, and their tensors."""
+    vision, trace = config.vision, _Trace()
+    for index in range(vision.layers - count, vision.layers):
         x = _block(state, f"visual.transformer.resblocks.{index}", x, vision, None, trace)
     x = F.layer_norm(x[:, 0], (vision.width,), state["visual.ln_post.weight"], state["visual.ln_post.bias"], vision.eps)
     return x @ state["visual.proj"], trace
