@@ -132,9 +132,16 @@ def _signals(
 
 def _vision_tower(config: ClipConfig, weights: VisionWeights, form: Form) -> tuple[Tower, Tokens]:
     """The image tower up to the first block: pixels -> tokens."""
-    vision = config.vision
-    g = Graph(form)
-    tower = Tower(g, vision, causal=False)
+    tower = Tower(Graph(form), config.vision, causal=False)
+    tokens = _embed_pixels(tower, config.vision, weights)
+    if weights.pre_norm is not None:
+        tokens = Tokens(tower.norm(tokens.flat, "visual.pre_norm", weights.pre_norm), tokens.length)
+    return tower, tokens
+
+
+def _embed_pixels(tower: Tower, vision: VisionConfig, weights: VisionWeights) -> Tokens:
+    """The input ``pixels`` -> tokens before the LayerNorm that stands before the first block."""
+    g = tower.g
     (rows, columns), (patch_h, patch_w) = vision.grid, vision.patch_size
     pixels = g.input("pixels", ["B", 3, *vision.image_size])
     if vision.image_size[0] % patch_h or vision.image_size[1] % patch_w:
@@ -150,10 +157,7 @@ def _vision_tower(config: ClipConfig, weights: VisionWeights, form: Form) -> tup
         g.concat([g.shape(embedded, 0), g.integers(1, 1)], 0),
     )
     length = 1 + rows * columns
-    tokens = g.reshape(g.concat([class_token, embedded], 1), -1, vision.width)
-    if weights.pre_norm is not None:
-        tokens = tower.norm(tokens, "visual.pre_norm", weights.pre_norm)
-    return tower, Tokens(tokens, length)
+    return Tokens(g.reshape(g.concat([class_token, embedded], 1), -1, vision.width), length)
 
 
 def _class_output_block(tower: Tower, tokens: Tokens, block: BlockWeights) -> OutputBlock:
