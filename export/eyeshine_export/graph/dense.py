@@ -51,7 +51,7 @@ def _kept(tower: Tower, normed: Normed, length: int | ir.Value) -> Normed:
 
 
 def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlock:
-    """A whole block with its attention written out (no mask: image towers)."""
+    """A whole block with its attention written out."""
     g, length, name = tower.g, tokens.length, block.name
     norm1 = tower.norm_kept(tokens.flat, f"{name}.norm1", block.norm1)
     query, keys, values = (
@@ -59,7 +59,7 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
     )
     q, v = (tower.split_heads(x, length, 0, 2, 1, 3) for x in (query, values))
     scores = g.matmul(g.mul(q, g.constant(tower.scale)), tower.split_heads(keys, length, 0, 2, 3, 1))
-    attention = g.softmax(scores)
+    attention = g.softmax(g.add(scores, tower.causal_mask(length)) if tower.causal else scores)
     flat = tower.merge_heads(g.matmul(attention, v))
     mixed = tower.tokens3d(flat, length)
     y = tower.out_residual(tokens.flat, flat, block, tower.single)
@@ -76,10 +76,8 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
 class DenseVjp:
     """VJPs of whole blocks; cotangents are [B, P, T, D]."""
 
-    def __init__(self, vjp: Vjp, length: int) -> None:
+    def __init__(self, vjp: Vjp, length: int | ir.Value) -> None:
         self.vjp, self.g, self.tower, self.length = vjp, vjp.g, vjp.tower, length
-        self.class_row = np.zeros((length, 1), dtype=self.g.dtype)
-        self.class_row[0] = 1
 
     def _tokens(self, flat: ir.Value) -> ir.Value:
         """[B*P*T, D] -> [B, P, T, D]."""
@@ -87,7 +85,9 @@ class DenseVjp:
 
     def _at_class(self, rows: ir.Value) -> ir.Value:
         """[B, P, D] -> [B, P, T, D], zero but for the class token."""
-        return self.g.matmul(self.g.constant(self.class_row), self.g.unsqueeze(rows, 2))
+        assert isinstance(self.length, int)
+        first = np.eye(self.length, 1, dtype=self.g.dtype)
+        return self.g.matmul(self.g.constant(first), self.g.unsqueeze(rows, 2))
 
     def from_output_block(self, weights: BlockWeights, row: RowVjp, block: OutputBlock, norm1: Normed) -> ir.Value:
         """dc/dX of the last block's input, all tokens.

@@ -20,7 +20,7 @@ from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Head, Vjp
 from eyeshine_export.graph.weights import BlockWeights, TextWeights, VisionWeights
 
-__all__ = ["encode_graph", "explain_graph", "text_graph"]
+__all__ = ["encode_graph", "explain_graph", "text_graph", "text_tower"]
 
 
 def encode_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
@@ -72,20 +72,12 @@ def text_graph(config: ClipConfig, weights: TextWeights, form: Form = PLAIN) -> 
     The token axis is dynamic: what stands after the last end-of-text token can be left out by the caller. There is no
     such graph in int8: a text is embedded once, its vector is used for ever.
     """
-    g = Graph(replace(form, precision="fp32") if form.precision == "int8" else form)
-    tower = Tower(g, config.text, causal=True)
-    ids = g.input("tokens", ["P", "L"], ir.DataType.INT64)
-    count, length = g.shape(ids, 0), g.shape(ids, 1)
-    # Gathered as stored: the whole table in float32 would be the largest tensor of the graph.
-    embedded = g.op("Gather", g.stored("text.token_embedding", weights.token_embedding), ids, axis=0)
-    embedded = tower.explained.leave(embedded)
-    positions = g.op("Slice", g.weight("text.positions", weights.positions), g.integers(0), length, g.integers(0))
-    tokens = Tokens(g.reshape(g.add(embedded, positions), -1, config.text.width), length)
+    tower, tokens, row_index = text_tower(config, weights, form)
+    g, length = tower.g, tokens.length
+    assert isinstance(length, ir.Value)
     for block in weights.blocks[:-1]:
         tokens = tower.trunk_block(tokens, block)
 
-    end = _end_row(g, ids, config.text)
-    row_index = g.reshape(end, count, 1)
     later = g.op("Greater", g.op("Range", g.scalar(0), g.op("Squeeze", length), g.scalar(1)), row_index)
     mask = g.unsqueeze(g.masked(later), 1)
     last = weights.blocks[-1]
@@ -158,6 +150,20 @@ def _embed_pixels(tower: Tower, vision: VisionConfig, weights: VisionWeights) ->
     )
     length = 1 + rows * columns
     return Tokens(g.reshape(g.concat([class_token, embedded], 1), -1, vision.width), length)
+
+
+def text_tower(config: ClipConfig, weights: TextWeights, form: Form) -> tuple[Tower, Tokens, ir.Value]:
+    """The text tower up to the first block: tokens [P, L] -> tokens, and the end-of-text token of each text [P, 1]."""
+    g = Graph(replace(form, precision="fp32") if form.precision == "int8" else form)
+    tower = Tower(g, config.text, causal=True)
+    ids = g.input("tokens", ["P", "L"], ir.DataType.INT64)
+    length = g.shape(ids, 1)
+    # Gathered as stored: the whole table in float32 would be the largest tensor of the graph.
+    embedded = g.op("Gather", g.stored("text.token_embedding", weights.token_embedding), ids, axis=0)
+    embedded = tower.explained.leave(embedded)
+    positions = g.op("Slice", g.weight("text.positions", weights.positions), g.integers(0), length, g.integers(0))
+    tokens = Tokens(g.reshape(g.add(embedded, positions), -1, config.text.width), length)
+    return tower, tokens, g.unsqueeze(_end_row(g, ids, config.text), 1)
 
 
 def _class_output_block(tower: Tower, tokens: Tokens, block: BlockWeights) -> OutputBlock:
