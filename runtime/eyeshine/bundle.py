@@ -118,7 +118,7 @@ class Bundle:
             (graph.cost, name)
             for name, graph in self.manifest.graphs.items()
             if "pixels" in graph.inputs
-            and graph.inputs.keys() <= {"pixels", "text"}
+            and graph.inputs.keys() <= {"pixels", "text", "target"}
             and all(
                 signal in graph.outputs and len(graph.outputs[signal].blocks or range(blocks)) >= blocks
                 for signal in signals

@@ -19,7 +19,7 @@ from eyeshine.methods import BlockSignals, ConceptAttribution, PassesMethod, gra
 from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
-from eyeshine.signals import MODIFIED, last_blocks
+from eyeshine.signals import MODIFIED, SIGNALS, last_blocks
 from eyeshine.texts import TextEncoder
 from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
@@ -41,6 +41,7 @@ class Call:
         outputs: that are asked of it.
         clock: of the call.
         details: what the result will say beyond its maps.
+        vectors: unit vectors [J, E] of the target's texts, the explained ones first; None without texts.
     """
 
     request: Request
@@ -50,6 +51,7 @@ class Call:
     outputs: list[str]
     clock: Clock
     details: dict[str, Any] = field(default_factory=dict)
+    vectors: Array | None = None
 
 
 class Pipeline:
@@ -76,11 +78,16 @@ class Pipeline:
         request, details = self._contrasted(request, clock, truncate)
         vectors = self._texts.encode(request.target.prompts, truncate=truncate)
         clock.lap("text")
-        graph = self._bundle.cheapest(method.signals | {"similarity"}, method.blocks)
+        graph = self._bundle.cheapest(method.signals, method.blocks)
         session = self._sessions.get(graph)
         clock.lap("load")
-        outputs = ["similarity", *sorted(method.signals)]
-        return Call(request, graph, session, {"pixels": request.pixels, "text": vectors}, outputs, clock, details)
+        info, inputs = self._bundle.graph(graph), {"pixels": request.pixels, "text": vectors}
+        if "target" in info.inputs:
+            scale = self._bundle.manifest.model.logit_scale if "logits" in method.needs else 1.0
+            inputs["target"] = np.float32(scale) * request.target.vectors(vectors)
+        taken: dict[str, NDArray[np.generic]] = {name: inputs[name] for name in info.inputs}
+        beside = "similarity" if "similarity" in info.outputs else "embedding"
+        return Call(request, graph, session, taken, [beside, *sorted(method.signals)], clock, details, vectors)
 
     def start_passes(self, request: Request, method: PassesMethod, clock: Clock, *, truncate: bool) -> Call:
         """The same for a method by passes: every graph that it runs is there, and its sessions are open."""
@@ -109,18 +116,31 @@ class Pipeline:
         return Call(request, graph, session, inputs, sorted(signals), clock)
 
     def run(self, call: Call) -> tuple[dict[str, Any], str]:
-        """Outputs of the graph where the backend computes maps from them, and the provider that ran."""
-        if self._backend == "reference":
-            run = call.session.run(call.inputs, call.outputs)
-            outputs: dict[str, Any] = {**run.outputs}
-            provider = run.provider
-        else:
-            from eyeshine.device import tensors
-
-            on_device = call.session.run_on_device(call.inputs, call.outputs)
-            outputs, provider = {**tensors(on_device.outputs)}, on_device.provider
+        """Outputs of the graph where the backend computes maps from them, and the provider that ran; a similarity that
+        the graph does not yield is made of its embedding."""
+        target = call.inputs.get("target")
+        if target is None or target.ndim == 2:
+            outputs, provider = self._run(call, call.inputs)
+        else:  # every image has its own, and the graph takes one for all
+            parts: dict[str, list[Any]] = {name: [] for name in call.outputs}
+            for pixels, own in zip(call.inputs["pixels"], target, strict=True):
+                outputs, provider = self._run(call, {"pixels": pixels[None], "target": own})
+                for name, part in parts.items():
+                    part.append(_copy(outputs[name]))
+            outputs = {name: _joined(part) for name, part in parts.items()}
+        if call.vectors is not None and "similarity" not in outputs:
+            outputs["similarity"] = outputs["embedding"] @ like(outputs["embedding"], call.vectors).T
         call.clock.lap("graph")
         return outputs, provider
+
+    def _run(self, call: Call, inputs: Mapping[str, NDArray[np.generic]]) -> tuple[dict[str, Any], str]:
+        if self._backend == "reference":
+            run = call.session.run(inputs, call.outputs)
+            return {**run.outputs}, run.provider
+        from eyeshine.device import tensors
+
+        on_device = call.session.run_on_device(inputs, call.outputs)
+        return {**tensors(on_device.outputs)}, on_device.provider
 
     def maps(self, call: Call, outputs: Mapping[str, Any]) -> Any:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
@@ -129,10 +149,11 @@ class Pipeline:
             name.removeprefix(MODIFIED): _whole(last_blocks(name, outputs[name], method.blocks))
             for name in method.signals
         }
-        if "gradient" in read:
-            read["gradient"] = request.target.combine(read["gradient"])
-        if "text" in method.needs:
-            read["text"] = like(outputs["similarity"], call.inputs["text"][: len(request.texts)])
+        if "target" not in call.inputs:  # linear in the texts
+            per_text = [name for name in read if name in SIGNALS and SIGNALS[name].per_text]
+            read.update({name: request.target.combine(read[name]) for name in per_text})
+        if "text" in method.needs and call.vectors is not None:
+            read["text"] = like(outputs["similarity"], call.vectors[: len(request.texts)])
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
         manifest = self._bundle.manifest
@@ -198,6 +219,20 @@ class Pipeline:
 def _whole(array: Any) -> Any:
     """As it is; a tensor that is a part of another in one piece, which kernels need."""
     return array if isinstance(array, np.ndarray) else array.contiguous()
+
+
+def _copy(array: Any) -> Any:
+    """A copy: an engine may write its next run's outputs where these are."""
+    return array.copy() if isinstance(array, np.ndarray) else array.clone()
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Outputs of several runs along their first axis."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)
 
 
 def like(beside: Any, array: NDArray[Any]) -> Any:

@@ -48,10 +48,16 @@ class Signal:
         """Whether it has an axis over explained blocks."""
         return "K" in self.dims
 
+    @property
+    def per_text(self) -> bool:
+        """Whether there is one for every image and text."""
+        return self.dims[:2] == ("B", "P")
+
 
 _ALL = (
     Signal("pixels", ("B", "3", "Y", "X"), "float32", "raw RGB in 0..1; mean and std are inside the graph"),
     Signal("text", ("P", "E"), "float32", "text vectors in the joint space, of any length"),
+    Signal("target", ("P", "E"), "float32", "vectors whose dot product with the embedding is the explained score"),
     Signal("tokens", ("P", "L"), "int64", "token ids, start ... end, padded"),
     Signal("embedding", ("B", "E"), "float32", "image embedding, L2-normalised"),
     Signal("text_embedding", ("P", "E"), "float32", "text embedding, L2-normalised"),
@@ -67,6 +73,9 @@ _ALL = (
     ),
     Signal("class_attention", ("B", "K", "H", "T"), "float32", "attention row of the class token, sums to 1 over T"),
     Signal("gradient", ("B", "P", "K", "D"), "float32", "d cosine / d O[class token], O before the output projection"),
+    Signal("hidden", ("B", "K", "T", "D"), "float32", "tokens before each of the last K blocks", "hidden"),
+    Signal("state", ("B", "T", "D"), "float32", "tokens before the first block of a tail", "hidden"),
+    Signal("state_gradient", ("B", "P", "T", "D"), "float32", "d cosine / d state, every token", "hidden"),
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}

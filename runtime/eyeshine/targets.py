@@ -55,6 +55,10 @@ class Target:
         images, prompts, *rest = gradient.shape
         return (weights @ gradient.reshape(images, prompts, -1)).reshape(images, weights.shape[-2], *rest)
 
+    def vectors(self, prompts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors [len(prompts), E] -> [P, E] or [B, P, E], by which a unit image embedding gives the score."""
+        return prompts if self.weights is None else self.weights @ prompts
+
 
 def make_target(texts: Sequence[str], against: Against) -> Target:
     """Build the target of a call.
