@@ -8,11 +8,12 @@ from typing import Final
 from eyeshine.errors import OptionError
 from eyeshine_export.groups.base import Built, Case, Group, Parts
 from eyeshine_export.groups.deep import DEEP
+from eyeshine_export.groups.hidden import HIDDEN
 from eyeshine_export.groups.plain import PLAIN
 
 __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
-GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP)}
+GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP, HIDDEN)}
 ALL: Final = "all"
 
 
