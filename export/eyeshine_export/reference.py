@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from eyeshine.signals import CONSTANT_COSINES
 from eyeshine_export.config import ClipConfig, TowerConfig
 
-__all__ = ["explain_reference", "image_tail", "image_tower", "text_reference"]
+__all__ = ["explain_reference", "image_tail", "image_tower", "text_reference", "text_tower"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -25,11 +25,13 @@ class _Trace:
 
     def __init__(self) -> None:
         self.input: list[torch.Tensor] = []
+        self.normed: list[torch.Tensor] = []
         self.query: list[torch.Tensor] = []
         self.key: list[torch.Tensor] = []
         self.value: list[torch.Tensor] = []
         self.attention: list[torch.Tensor] = []
         self.mixed: list[torch.Tensor] = []
+        self.output: list[torch.Tensor] = []
 
 
 def _block(
@@ -42,22 +44,24 @@ def _block(
         return F.linear(t, state[f"{at}.{name}.weight"], state[f"{at}.{name}.bias"])
 
     count, length, width = x.shape
-    packed = F.linear(norm("ln_1", x), state[f"{at}.attn.in_proj_weight"], state[f"{at}.attn.in_proj_bias"])
+    normed = norm("ln_1", x)
+    packed = F.linear(normed, state[f"{at}.attn.in_proj_weight"], state[f"{at}.attn.in_proj_bias"])
     query, key, value = packed.chunk(3, dim=-1)
     q, k, v = (t.reshape(count, length, config.heads, -1).transpose(1, 2) for t in (query, key, value))
     scores = q @ k.transpose(-2, -1) / (width // config.heads) ** 0.5
     attention = (scores if mask is None else scores + mask).softmax(dim=-1)
     mixed = (attention @ v).transpose(1, 2).reshape(count, length, width)
     for kept, tensor in zip(
-        (trace.input, trace.query, trace.key, trace.value, trace.attention, trace.mixed),
-        (x, query, key, value, attention, mixed),
+        (trace.input, trace.normed, trace.query, trace.key, trace.value, trace.attention, trace.mixed),
+        (x, normed, query, key, value, attention, mixed),
         strict=True,
     ):
         kept.append(tensor)
     y = x + linear("attn.out_proj", mixed) * state.get(f"{at}.ls_1.gamma", torch.ones((), dtype=x.dtype))
     hidden = linear("mlp.c_fc", norm("ln_2", y))
     active = F.gelu(hidden) if config.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
-    return y + linear("mlp.c_proj", active) * state.get(f"{at}.ls_2.gamma", torch.ones((), dtype=x.dtype))
+    trace.output.append(y + linear("mlp.c_proj", active) * state.get(f"{at}.ls_2.gamma", torch.ones((), dtype=x.dtype)))
+    return trace.output[-1]
 
 
 def image_tower(
@@ -128,6 +132,11 @@ def _spatial_weights(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 def text_reference(state: State, config: ClipConfig, tokens: torch.Tensor) -> torch.Tensor:
     """tokens [P, L] -> unit text embedding [P, E]."""
+    return text_tower(state, config, tokens)[0]
+
+
+def text_tower(state: State, config: ClipConfig, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, _Trace]:
+    """tokens [P, L] -> unit text embedding [P, E], place of each text's output row [P], every block's tensors."""
     text = config.text
     length = tokens.shape[1]
     x = state["token_embedding.weight"][tokens] + state["positional_embedding"][:length]
@@ -139,5 +148,5 @@ def text_reference(state: State, config: ClipConfig, tokens: torch.Tensor) -> to
     end = tokens.argmax(dim=-1) if text.end_id is None else (tokens == text.end_id).int().argmax(dim=-1)
     row = x[torch.arange(len(tokens)), end]
     if "text_projection.weight" in state:
-        return F.normalize(row @ state["text_projection.weight"].T, dim=-1)
-    return F.normalize(row @ state["text_projection"], dim=-1)
+        return F.normalize(row @ state["text_projection.weight"].T, dim=-1), end, trace
+    return F.normalize(row @ state["text_projection"], dim=-1), end, trace

@@ -76,6 +76,15 @@ _ALL = (
     Signal("hidden", ("B", "K", "T", "D"), "float32", "tokens before each of the last K blocks", "hidden"),
     Signal("state", ("B", "T", "D"), "float32", "tokens before the first block of a tail", "hidden"),
     Signal("state_gradient", ("B", "P", "T", "D"), "float32", "d cosine / d state, every token", "hidden"),
+    Signal("image", ("B", "E"), "float32", "image vectors in the joint space, of any length", "words"),
+    Signal("text_similarity", ("P", "B"), "float32", "cosine of text and image, -1..1, without logit scale", "words"),
+    Signal("text_queries", ("P", "K", "L", "D"), "float32", "queries of all text tokens, as class_query", "words"),
+    Signal("text_keys", ("P", "K", "L", "D"), "float32", "keys of all text tokens, heads concatenated", "words"),
+    Signal("text_values", ("P", "K", "L", "D"), "float32", "values of all text tokens, heads concatenated", "words"),
+    Signal(
+        "text_attention", ("P", "K", "H", "L"), "float32", "attention row of the end token, sums to 1 over L", "words"
+    ),
+    Signal("text_gradient", ("P", "B", "K", "D"), "float32", "d cosine / d O[end token], as gradient", "words"),
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}
