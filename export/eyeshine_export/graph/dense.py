@@ -17,7 +17,7 @@ from eyeshine_export.graph.forward import Activated, Normed, OutputBlock, Tokens
 from eyeshine_export.graph.vjp import RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights
 
-__all__ = ["DenseBlock", "DenseVjp", "dense_forward"]
+__all__ = ["DenseBlock", "DenseVjp", "dense_forward", "per_token"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class DenseBlock:
     out: Tokens
 
 
-def _kept(tower: Tower, normed: Normed, length: int | ir.Value) -> Normed:
+def per_token(tower: Tower, normed: Normed, length: int | ir.Value) -> Normed:
     """Statistics of flat tokens [B*T, ...] -> [B, T, ...]."""
     g = tower.g
     width = tower.config.width
@@ -69,7 +69,7 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
     slope = g.reshape(act.slope, -1, length, block.expand[0].shape[0])
     return DenseBlock(
         query, keys, values, mixed, attention,
-        _kept(tower, norm1, length), _kept(tower, norm2, length), Activated(act.value, slope), Tokens(out, length),
+        per_token(tower, norm1, length), per_token(tower, norm2, length), Activated(act.value, slope), Tokens(out, length),
     )  # fmt: skip
 
 
@@ -121,16 +121,18 @@ class DenseVjp:
         middle = self.vjp.through_mlp(weights, cotangent, self.vjp.per_image(block.norm2), slope)
         return middle, self.vjp.out(weights, middle)
 
+    def attention(self, out: ir.Value, values: ir.Value) -> ir.Value:
+        """dc/dA [B, P, H, T, T] from dc/dO [B, P, T, D] and values [B, T, D]: <dO_h[q], V_h[i]>."""
+        columns = self.g.unsqueeze(self.tower.split_heads(values, self.length, 0, 2, 3, 1), 1)
+        return self.g.matmul(self._heads(out), columns)
+
     def input(self, weights: BlockWeights, middle: ir.Value, out: ir.Value, block: DenseBlock) -> ir.Value:
         """dc/dX of a dense block's input, all tokens."""
         g, tower = self.g, self.tower
         grad = self._heads(out)
         attention = g.unsqueeze(block.attention, 1)
-        query, keys, values = (
-            g.unsqueeze(tower.split_heads(x, self.length, 0, 2, 1, 3), 1)
-            for x in (block.query, block.keys, block.values)
-        )
-        towards = g.matmul(grad, g.transpose(values, 0, 1, 2, 4, 3))
+        query, keys = (g.unsqueeze(tower.split_heads(x, self.length, 0, 2, 1, 3), 1) for x in (block.query, block.keys))
+        towards = self.attention(out, block.values)
         # sum_j dA A = <g, O> per head and query row: no second pass over the T x T matrix.
         base = g.sum(g.mul(grad, g.unsqueeze(tower.split_heads(block.mixed, self.length, 0, 2, 1, 3), 1)), 4, keep=True)
         scores = g.mul(g.mul(attention, g.sub(towards, base)), g.constant(tower.scale))

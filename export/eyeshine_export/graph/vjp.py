@@ -117,13 +117,17 @@ class Vjp:
         middle = self.through_mlp(block, cotangent, self.per_image(norm2), slope)
         return RowVjp(self.out(block, middle), middle)
 
-    def row_scores(self, row: RowVjp, block: OutputBlock) -> ir.Value:
-        """dc/d(scores before softmax) of the output row [B, P, T, H]: A * (u - sum_T A u), u = <g_h, V_h>."""
+    def row_attention(self, row: RowVjp, block: OutputBlock) -> ir.Value:
+        """dc/dA of the output row [B, P, T, H]: u = <g_h, V_h>."""
         g = self.g
         per_head = g.mul(g.unsqueeze(row.gradient, 3), g.constant(self.tower.head_mask))
-        u = g.matmul(g.unsqueeze(block.values, 1), per_head)
+        return g.matmul(g.unsqueeze(block.values, 1), per_head)
+
+    def row_scores(self, row: RowVjp, block: OutputBlock) -> ir.Value:
+        """dc/d(scores before softmax) of the output row [B, P, T, H]: A * (u - sum_T A u)."""
+        g = self.g
         attention = g.transpose(g.unsqueeze(block.attention, 1), 0, 1, 3, 2)
-        weighted = g.mul(attention, u)
+        weighted = g.mul(attention, self.row_attention(row, block))
         return g.sub(weighted, g.mul(attention, g.sum(weighted, 2, keep=True)))
 
     def row_query(self, scores: ir.Value, keys: ir.Value) -> ir.Value:
