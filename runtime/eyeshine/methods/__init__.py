@@ -13,6 +13,8 @@ from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
+from eyeshine.methods.mmel import Mmel
+from eyeshine.methods.mmel_literal import MmelLiteral
 from eyeshine.methods.passes import PassesMethod
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "ConceptAttribution",
     "GradEclip",
     "Method",
+    "Mmel",
+    "MmelLiteral",
     "PassesMethod",
     "by_passes",
     "get_method",
@@ -33,7 +37,15 @@ __all__ = [
 AnyMethod: TypeAlias = Method | PassesMethod
 
 METHODS: Final[dict[str, AnyMethod]] = {
-    method.name: method for method in (GradEclip(), Chefer(), Attention(), ConceptAttribution())
+    method.name: method
+    for method in (
+        GradEclip(),
+        Chefer(),
+        Attention(),
+        ConceptAttribution(),
+        Mmel(),
+        MmelLiteral(),
+    )
 }
 
 
