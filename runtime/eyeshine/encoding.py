@@ -107,14 +107,15 @@ class BundleModel:
         return self._sessions.get(graph).run(inputs, outputs).outputs
 
     def track(self, steps: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """The steps, with a progress bar on stderr where one was asked for."""
+        """The steps, with a progress bar on stderr where one was asked for and it is a terminal."""
         if not self._progress:
             yield from steps
             return
         from rich.console import Console
         from rich.progress import Progress
 
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             yield from bar.track(steps, total=total, description=what)
 
     def begin(self) -> None:

@@ -156,7 +156,7 @@ class Explainer:
             truncate: accept texts that are longer than the context and cut them.
             max_batch: most images of one forward pass of a method by passes, 1..4096; the engine's nearest size is
                 taken. Memory grows with it, the map does not depend on it.
-            progress: draw such a method's progress on stderr.
+            progress: draw such a method's progress on stderr where it is a terminal.
 
         Raises:
             ImageError, TextError, OptionError: what was passed in cannot be used.

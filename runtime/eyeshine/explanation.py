@@ -36,8 +36,8 @@ class Facts:
             passes), total; milliseconds, whole call.
         background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
         details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contrast" (``Contrast`` of each
-            image and text), "adjustment", "passes" (of a method by passes: images encoded, of a full batch, and what the
-            method notes of each image).
+            image and text), "adjustment", "passes" (of a method by passes: images encoded, images of a full batch,
+            and what the method notes of each image).
         adjusted: whether metrics had a part in the maps; metrics refuse to score them.
     """
 

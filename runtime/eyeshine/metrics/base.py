@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine.errors import OptionError
+from eyeshine.checks import check_choice
 from eyeshine.metrics.case import Case
 
 __all__ = ["Direction", "Metric", "Score", "Vectors", "View", "check_choice"]
@@ -54,12 +54,14 @@ class Score:
         band: what the paper calls such a value, where it names bands.
         curve: (share of the image that was changed, score) in 0..1 and the unit of the score; empty without a curve.
         flags: what to know before the value is read.
+        parts: sums by name that a data set adds up before it divides, where its score is no mean of the values.
     """
 
     value: float | None
     band: str | None = None
     curve: tuple[tuple[float, float], ...] = ()
     flags: tuple[str, ...] = ()
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 class Metric(Protocol):
@@ -90,9 +92,3 @@ class Metric(Protocol):
     def read(self, case: Case, vectors: Vectors) -> Score:
         """The score of a map, from the embeddings of ``views``."""
         ...
-
-
-def check_choice(what: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise OptionError where an option is none of ``allowed``."""
-    if value not in allowed:
-        raise OptionError(f"unknown {what}", got=repr(value), allowed=", ".join(map(str, allowed)))

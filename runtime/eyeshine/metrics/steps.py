@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from eyeshine.checks import check_choice, check_whole
 from eyeshine.errors import OptionError
-from eyeshine.metrics.base import check_choice
+from eyeshine.fills import Fill, filled
 from eyeshine.metrics.case import Case
 
-__all__ = ["Canvas", "Fill", "Steps", "blurred", "hottest_first"]
+__all__ = ["Canvas", "Steps", "hottest_first"]
 
 Array = NDArray[np.float32]
-Fill = Literal["mean", "black", "blur", "random"]
 Canvas = Literal["input", "native"]
-
-_BLUR_WIDTH, _BLUR_SIGMA = 11, 5.0  # pixels; RISE's kernel
 
 
 @dataclass(frozen=True)
@@ -60,15 +58,15 @@ class Steps:
     def __post_init__(self) -> None:
         check_choice("fill", self.fill, get_args(Fill))
         check_choice("canvas", self.canvas, get_args(Canvas))
-        _whole("points", self.points, 1, 4096)
-        _whole("substeps", self.substeps, 0, 4096)
-        _whole("seed", self.seed, 0, 2**32)
+        check_whole("points", self.points, 1, 4096)
+        check_whole("substeps", self.substeps, 0, 4096)
+        check_whole("seed", self.seed, 0, 2**32)
         if not 0 < self.until <= 1:
             raise OptionError("until is a share of the pixels", got=self.until, allowed="0..1, 0 excluded")
         if self.by_patch and (self.canvas == "native" or self.substeps):
             raise OptionError("patches are changed whole and on the model's input", cure="canvas='input', substeps=0")
         if self.shortest_px is not None:
-            _whole("shortest_px", self.shortest_px, 1, 4096)
+            check_whole("shortest_px", self.shortest_px, 1, 4096)
 
     @property
     def places(self) -> range:
@@ -91,7 +89,7 @@ class Steps:
         image, heat = (case.pixels, case.heat()) if self.canvas == "input" else self._native(case)
         rng = np.random.default_rng(self.seed)
         order, counts = self._patches(case, rng) if self.by_patch else self._pixels(heat, rng)
-        other = _filled(image, self.fill, case.mean, rng)
+        other = filled(image, self.fill, case.mean, rng)
         canvas, source = (other, image) if self.insert else (image.copy(), other)
         flat, new, done = canvas.reshape(3, -1), source.reshape(3, -1), 0
         for count in counts:
@@ -136,38 +134,5 @@ def hottest_first(heat: Array, rng: np.random.Generator) -> NDArray[np.intp]:
     return order
 
 
-def blurred(image: Array, mean: Array) -> Array:
-    """RISE's blur of an image [3, Y, X] whose mean colour is [3]: 11 pixels wide, sigma 5, the mean beyond the edge.
-
-    The released kernel is a Gaussian of 41 pixels folded back into its 11 (the filter that makes it reflects at the
-    edges of the kernel), so it is flatter than a Gaussian cut off there.
-    """
-    half, reach = _BLUR_WIDTH // 2, int(4 * _BLUR_SIGMA)
-    offset = np.arange(-reach, reach + 1)
-    weight = np.exp(-0.5 * (offset / _BLUR_SIGMA) ** 2)
-    place = (half + offset) % (2 * _BLUR_WIDTH)
-    kernel = np.bincount(np.minimum(place, 2 * _BLUR_WIDTH - 1 - place), weight / weight.sum(), _BLUR_WIDTH)
-    result = image - mean[:, None, None]
-    for axis in (1, 2):
-        padded = np.pad(result, [(half, half) if a == axis else (0, 0) for a in range(3)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, _BLUR_WIDTH, axis)
-        result = windows @ kernel.astype(np.float32)
-    return np.asarray(result + mean[:, None, None], np.float32)
-
-
-def _filled(image: Array, fill: Fill, mean: Array, rng: np.random.Generator) -> Array:
-    if fill == "blur":
-        return blurred(image, mean)
-    if fill == "random":
-        return rng.integers(0, 255, image.shape).astype(np.float32) / np.float32(255)
-    colour = mean if fill == "mean" else np.zeros(3, np.float32)
-    return np.broadcast_to(colour[:, None, None], image.shape).astype(np.float32)
-
-
 def _as_photo(canvas: Array) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rint(canvas * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
-
-
-def _whole(what: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise OptionError(f"{what} is a whole number", got=repr(value), allowed=f"{low}..{high}")

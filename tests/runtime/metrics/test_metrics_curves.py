@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from eyeshine.errors import OptionError
+from eyeshine.fills import blurred
 from eyeshine.metrics import PRESETS, Degradation, Deletion, Insertion, Steps
 from eyeshine.metrics.curves import auc
-from eyeshine.metrics.steps import blurred, hottest_first
+from eyeshine.metrics.steps import hottest_first
 from eyeshine.metrics.truth import Truth, cases
 
 TEXTS = ["a dog", "the red car"]
