@@ -13,22 +13,29 @@ from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
+from eyeshine.methods.kernel_shap import KernelShap
 from eyeshine.methods.mmel import Mmel
 from eyeshine.methods.mmel_literal import MmelLiteral
+from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
+from eyeshine.methods.rise import Rise
 
 __all__ = [
     "METHODS",
     "AnyMethod",
     "Attention",
     "BlockSignals",
+    "Blur",
     "Chefer",
     "ConceptAttribution",
     "GradEclip",
+    "KernelShap",
     "Method",
     "Mmel",
     "MmelLiteral",
+    "Occlusion",
     "PassesMethod",
+    "Rise",
     "by_passes",
     "get_method",
     "graph_method",
@@ -45,6 +52,10 @@ METHODS: Final[dict[str, AnyMethod]] = {
         ConceptAttribution(),
         Mmel(),
         MmelLiteral(),
+        Rise(),
+        KernelShap(),
+        Occlusion(),
+        Blur(),
     )
 }
 
