@@ -25,11 +25,12 @@ _CURES: Final[dict[Precision, str]] = {
 }
 _SHAPES: Final = ((1, 1), (3, 1), (1, 5), (3, 5))
 """Images and prompts."""
+_TEXT: Final = ("text", "words")
 
 
 def tolerance(graph: str, precision: Precision) -> float:
-    """Largest relative error of any output (docs/numerics.md); the text graph of an int8 bundle is float32."""
-    return TOLERANCES["fp32" if graph == "text" and precision == "int8" else precision]
+    """Largest relative error of any output (docs/numerics.md); the text graphs of an int8 bundle are float32."""
+    return TOLERANCES["fp32" if graph in _TEXT and precision == "int8" else precision]
 
 
 def check_graphs(

@@ -10,10 +10,11 @@ from eyeshine_export.groups.base import Built, Case, Group, Parts
 from eyeshine_export.groups.deep import DEEP
 from eyeshine_export.groups.hidden import HIDDEN
 from eyeshine_export.groups.plain import PLAIN
+from eyeshine_export.groups.words import WORDS
 
 __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
-GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP, HIDDEN)}
+GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP, HIDDEN, WORDS)}
 ALL: Final = "all"
 
 

@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="export a bundle's weights anew; scores are carried over")
     given = parser.parse_args()
     if given.again:
-        again(given.run, given.out, ExportOptions(LAYERS))
+        again(given.run, given.out, ExportOptions(LAYERS, signals=("all",)))
         return
     if given.notes is None:
         parser.error("--notes is needed to write the model card")
