@@ -9,7 +9,8 @@ from __future__ import annotations
 from eyeshine.metrics.base import Metric, Score
 from eyeshine.metrics.curves import Degradation, Deletion, Insertion
 from eyeshine.metrics.evaluation import Evaluation
-from eyeshine.metrics.localisation import EnergyPointingGame, MultiObjectHitRate, PixelAp, PixelIou, PointingGame
+from eyeshine.metrics.localisation import EnergyPointingGame, MultiObjectHitRate, PointingGame
+from eyeshine.metrics.pixels import PixelAp, PixelIou, Segmentation
 from eyeshine.metrics.presets import METRICS, PRESETS
 from eyeshine.metrics.quantus import a_batch
 from eyeshine.metrics.run import evaluate
@@ -34,6 +35,7 @@ __all__ = [
     "PixelIou",
     "PointingGame",
     "Score",
+    "Segmentation",
     "Steps",
     "a_batch",
     "evaluate",

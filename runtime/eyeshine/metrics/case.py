@@ -35,7 +35,7 @@ class Case:
         preprocess: from a photo to the model's input.
         mean: [3], the colour that normalisation takes to 0.
         logit_scale: the model's factor of the cosine.
-        text: unit vector [E].
+        text: unit vector [E] of the text that is scored: the explained one, unless another was named.
         contrast: unit vector [E] of the negative text.
         labels: unit vectors [C, E] of the label set, the text among them.
         truth: the text's place in ``labels``.

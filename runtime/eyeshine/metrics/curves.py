@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from eyeshine.errors import OptionError
 from eyeshine.metrics.base import Direction, Score, Vectors, View, check_choice
@@ -50,11 +50,20 @@ class _Curve:
     def views(self) -> tuple[View, ...]:
         return Clean(), self.steps
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The share of the image that is changed at each point of the curve."""
+        return (*self.steps.shares, 1.0) if self.insert else (0.0, *self.steps.shares)
+
+    def seeded(self, seed: int) -> Self:
+        """The same with ties, and random colours, drawn from another seed."""
+        return replace(self, steps=replace(self.steps, seed=seed))
+
     def _points(self, case: Case, vectors: Vectors) -> tuple[tuple[float, float], ...]:
         """(share changed, score), the image itself at its end of the curve."""
-        (clean,), changed = (measure(case, self.score, vectors[view]).tolist() for view in self.views)
-        points = tuple(zip(self.steps.shares, changed, strict=True))
-        return (*points, (1.0, clean)) if self.insert else ((0.0, clean), *points)
+        clean, changed = (measure(case, self.score, vectors[view]).tolist() for view in self.views)
+        scores = [*changed, *clean] if self.insert else [*clean, *changed]
+        return tuple(zip(self.shares, scores, strict=True))
 
 
 @dataclass(frozen=True)

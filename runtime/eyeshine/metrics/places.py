@@ -1,18 +1,58 @@
-"""Where heat and masks meet: the part that the model saw, hits within a distance, peaks, Otsu's threshold."""
+"""Where heat and masks meet: the part that the model saw, hits within a distance, peaks, Otsu's threshold.
+
+Metrics of places look at what the model saw of the photo: what was cropped away can be neither found nor missed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil, floor
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.metrics.base import Direction, Score, View
 from eyeshine.metrics.case import Case
+from eyeshine.upsample import to_image
 
-__all__ = ["near", "otsu", "peaks", "seen"]
+__all__ = ["NOTHING_SEEN", "Array", "Localisation", "Mask", "compared", "near", "otsu", "peaks", "seen", "seen_objects"]
 
+Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Points = NDArray[np.intp]
+
+
+class Localisation:
+    """What metrics of a map against masks have in common."""
+
+    direction: ClassVar[Direction] = "higher"
+    unit: ClassVar[str] = "fraction"
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+    views: ClassVar[tuple[View, ...]] = ()
+
+
+NOTHING_SEEN = Score(None, flags=("no pixel of the mask is in what the model saw",))
+
+
+def seen_objects(case: Case) -> tuple[Array, Mask] | None:
+    """The heat [h, w] and the objects [K, h, w] in what the model saw, none of them empty; None without any."""
+    assert case.masks is not None
+    rows, columns = seen(case)
+    objects = case.masks[:, rows, columns]
+    objects = objects[objects.any(axis=(1, 2))]
+    return (to_image(case.map, case.crop)[rows, columns], objects) if len(objects) else None
+
+
+def compared(
+    case: Case, play: Callable[[Array, Mask], float], of_flat: Callable[[Mask], float] = lambda _: 0.0
+) -> Score:
+    """Play with the heat and the objects that the model saw; a flat map is not played with."""
+    found = seen_objects(case)
+    if found is None:
+        return NOTHING_SEEN
+    heat, objects = found
+    return Score(of_flat(objects) if case.is_flat else play(heat, objects))
 
 
 def seen(case: Case) -> tuple[slice, slice]:

@@ -9,7 +9,8 @@ from eyeshine.errors import OptionError
 from eyeshine.metrics.base import Metric
 from eyeshine.metrics.case import Measure
 from eyeshine.metrics.curves import Degradation, Deletion, Insertion
-from eyeshine.metrics.localisation import EnergyPointingGame, MultiObjectHitRate, PixelAp, PixelIou, PointingGame
+from eyeshine.metrics.localisation import EnergyPointingGame, MultiObjectHitRate, PointingGame
+from eyeshine.metrics.pixels import PixelAp, PixelIou, Segmentation
 from eyeshine.metrics.similarity import ConceptDrop, ConfidenceDrop, ConfidenceIncrease, NegativeSuppression
 from eyeshine.metrics.steps import Steps
 
@@ -18,7 +19,7 @@ __all__ = ["METRICS", "PRESETS", "choose_metrics"]
 _CURVES: Final[tuple[Metric, ...]] = (Deletion(), Insertion(), Degradation())
 _OTHERS: Final[tuple[Metric, ...]] = (
     ConceptDrop(), NegativeSuppression(), ConfidenceDrop(), ConfidenceIncrease(),
-    PointingGame(), EnergyPointingGame(), MultiObjectHitRate(), PixelAp(), PixelIou(),
+    PointingGame(), EnergyPointingGame(), MultiObjectHitRate(), PixelAp(), PixelIou(), Segmentation(),
 )  # fmt: skip
 METRICS: Final[dict[str, Metric]] = {metric.name: metric for metric in (*_OTHERS, *_CURVES)}
 """Every metric with its default options, by name."""

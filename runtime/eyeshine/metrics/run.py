@@ -35,6 +35,7 @@ def evaluate(
     explanation: Explanation,
     *,
     metrics: Any = None,
+    scored: str | Sequence[str] | None = None,
     negative: str | Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     masks: Any = None,
@@ -51,6 +52,8 @@ def evaluate(
         explanation: what it explained.
         metrics: a name of ``METRICS`` or ``PRESETS``, a metric, or several; or metrics by names of your own. By default
             every metric that needs no more than is passed here, but for curves: they take up to hundreds of passes.
+        scored: what the scores are of, in place of the explained texts: one for all, or one for each. A protocol that
+            explains the predicted label and scores the true one needs it.
         negative: a negative text for all texts, or one for each; by default the contrasts of an explanation that chose
             them by itself (``against="auto"``).
         labels: the label set of scores by probability and rank; a text that is not in it is added for itself.
@@ -76,7 +79,7 @@ def evaluate(
     if explanation.bundle != explainer.bundle.name:
         raise OptionError("explained by another bundle", got=explanation.bundle, allowed=explainer.bundle.name)
     encoder = explainer.encoder(max_batch)
-    truth = Truth.of(explanation, negative, labels, masks)
+    truth = Truth.of(explanation, negative, labels, masks, scored)
     chosen = choose_metrics(metrics, truth.given)
     found = cases(explainer, explanation, truth, truncate=truncate)
     rows = list(_score(found, list(chosen.values()), encoder, len(explanation.texts)))

@@ -32,26 +32,35 @@ class Truth:
         negatives: a text per image and explained text; the contrasts of an explanation that chose them by itself.
         labels: the label set.
         masks: per image and text, bool [K, H, W]; None where there is none.
+        scored: what is scored in place of each explained text; None where it is that text.
     """
 
     negatives: tuple[tuple[str, ...], ...] | None
     labels: tuple[str, ...] | None
     masks: tuple[tuple[Masks, ...], ...] | None
+    scored: tuple[str, ...] | None = None
 
     @classmethod
     def of(
-        cls, explanation: Explanation, negative: str | Sequence[str] | None, labels: Sequence[str] | None, masks: Any
+        cls,
+        explanation: Explanation,
+        negative: str | Sequence[str] | None,
+        labels: Sequence[str] | None,
+        masks: Any,
+        scored: str | Sequence[str] | None = None,
     ) -> Truth:
         """Check what a caller passed, see ``evaluate``.
 
         Raises:
             OptionError, TextError: of another length or shape, blank, or a text that is its own negative.
         """
-        images = len(explanation.images)
+        images, texts = len(explanation.images), explanation.texts
+        others = None if scored is None else _one_each(scored, texts, "scored text")
         return cls(
-            _contrasts(explanation) if negative is None else (_negatives(negative, explanation.texts),) * images,
+            _contrasts(explanation) if negative is None else (_negatives(negative, others or texts),) * images,
             None if labels is None else tuple(dict.fromkeys(check_texts(labels, "label"))),
             None if masks is None else _masks(masks, explanation),
+            others,
         )
 
     @property
@@ -70,7 +79,8 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
     """
     model = explainer.bundle.manifest.model
     # The text encoder embeds texts of one length together: all of them in one call.
-    texts = list(dict.fromkeys([*explanation.texts, *chain(*truth.negatives or ()), *(truth.labels or ())]))
+    scored = truth.scored or explanation.texts
+    texts = list(dict.fromkeys([*scored, *chain(*truth.negatives or ()), *(truth.labels or ())]))
     vectors = dict(zip(texts, explainer.encode_texts(texts, truncate=truncate), strict=True))
     mean = np.array(model.mean, np.float32)
     box = covered(explainer)
@@ -79,7 +89,7 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
         if (prepared.crop.y0, prepared.crop.x0) != (crop.y0, crop.x0):
             cure = "evaluate with the explainer that explained"
             raise OptionError("the image was prepared in another way", got=prepared.crop, allowed=str(crop), cure=cure)
-        for prompt, text in enumerate(explanation.texts):
+        for prompt, text in enumerate(scored):
             labels = None if truth.labels is None else tuple(dict.fromkeys([*truth.labels, text]))
             yield Case(
                 photo=photo,
@@ -110,15 +120,19 @@ def _contrasts(explanation: Explanation) -> tuple[tuple[str, ...], ...] | None:
     return None if chosen is None else tuple(tuple(choice.chosen for choice in row) for row in chosen)
 
 
-def _negatives(negative: str | Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
-    listed = [negative] * len(texts) if isinstance(negative, str) else negative
-    checked = check_texts(listed, "negative text")
+def _one_each(given: str | Sequence[str], texts: tuple[str, ...], what: str) -> tuple[str, ...]:
+    checked = check_texts([given] * len(texts) if isinstance(given, str) else given, what)
     if len(checked) != len(texts):
-        raise OptionError("one negative text for all texts, or one for each", got=len(checked), allowed=str(len(texts)))
+        raise OptionError(f"one {what} for all texts, or one for each", got=len(checked), allowed=str(len(texts)))
+    return tuple(checked)
+
+
+def _negatives(negative: str | Sequence[str], texts: tuple[str, ...]) -> tuple[str, ...]:
+    checked = _one_each(negative, texts, "negative text")
     for text, other in zip(texts, checked, strict=True):
         if text == other:
             raise OptionError("a text is its own negative", got=repr(text), cure="take a text of another concept")
-    return tuple(checked)
+    return checked
 
 
 def _masks(masks: Any, explanation: Explanation) -> tuple[tuple[Masks, ...], ...]:

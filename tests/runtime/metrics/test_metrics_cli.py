@@ -64,7 +64,7 @@ def test_a_mask_has_an_object_per_colour(file, mask, tiny, tiny_bundle, capsys):
     assert run(*arguments, "--mask", mask) == 0
     (record,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     places = [name for name, metric in METRICS.items() if "mask" in metric.needs]
-    assert len(places) == 5
+    assert len(places) == 6
     for name in places:
         assert record["scores"][0]["metrics"][name]["value"] == pytest.approx(expected.score(name).value, abs=1e-6)
     assert run(*arguments, "-t", "a cat", "--mask", mask, "--mask", mask) == 0

@@ -135,7 +135,7 @@ def test_a_map_that_metrics_adjusted_is_not_scored_by_them(tiny, images):
 
 def test_by_default_every_metric_but_curves_that_can_be_computed(tiny, images):
     plain = {"concept_drop", "confidence_drop", "confidence_increase"}
-    places = {"pointing_game", "energy_pointing_game", "multi_object_hit_rate", "pixel_ap", "pixel_iou"}
+    places = {"pointing_game", "energy_pointing_game", "multi_object_hit_rate", "pixel_ap", "pixel_iou", "segmentation"}
     mask = np.ones(images[0].shape[:2], bool)
     assert set(tiny.evaluate(images[0], TEXTS).metrics) == plain
     assert set(tiny.evaluate(images[0], TEXTS, negative="the sky").metrics) == {*plain, "negative_suppression"}
