@@ -2,8 +2,9 @@
 
 Written once, used by the exporter that names the outputs and by the runtime that reads them.
 Dimensions: B images, P prompts, E joint embedding, D width, H heads, N = h*w patches, T = 1 + N tokens,
-K explained blocks in ascending order, L text tokens, X, Y input pixels. A signal that has a K axis comes with its
-own block range in the manifest, because a later graph may yield different signals for different blocks.
+K explained blocks in ascending order, S all blocks of the tower in ascending order, L text tokens, X, Y input pixels.
+A signal that has a K axis comes with its own block range in the manifest, because a later graph may yield different
+signals for different blocks.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Signal:
         dtype: NumPy's name of its element type.
         meaning: what it holds, with units or range.
         group: the group of graphs that yields it (``eyeshine export --signals``); empty for what every bundle has.
+        exact: whether a graph of more blocks yields another signal under the name, because the model differs.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Signal:
     dtype: str
     meaning: str
     group: str = ""
+    exact: bool = False
 
     @property
     def per_block(self) -> bool:
@@ -73,9 +76,28 @@ _ALL = (
     ),
     Signal("class_attention", ("B", "K", "H", "T"), "float32", "attention row of the class token, sums to 1 over T"),
     Signal("gradient", ("B", "P", "K", "D"), "float32", "d cosine / d O[class token], O before the output projection"),
+    Signal("queries", ("B", "K", "N", "D"), "float32", "queries of the patches, as class_query", "queries"),
+    *(
+        Signal(f"{MODIFIED}{name}", dims, "float32", f"{meaning}, of the model with single heads", "single_head", True)
+        for name, dims, meaning in (
+            ("similarity", ("B", "P"), "cosine of image and text"),
+            ("values", ("B", "K", "T", "D"), "values"),
+            ("spatial_weights", ("B", "K", "N"), "spatial_weights"),
+            ("spatial_weights_out", ("B", "K", "N"), "spatial_weights after the output projection"),
+            ("gradient", ("B", "P", "K", "D"), "gradient"),
+        )
+    ),
     Signal("hidden", ("B", "K", "T", "D"), "float32", "tokens before each of the last K blocks", "hidden"),
     Signal("state", ("B", "T", "D"), "float32", "tokens before the first block of a tail", "hidden"),
     Signal("state_gradient", ("B", "P", "T", "D"), "float32", "d cosine / d state, every token", "hidden"),
+    Signal("surgery_features", ("B", "T", "E"), "float32", "unit features of CLIP Surgery's second path", "surgery"),
+    Signal("maskclip_features", ("B", "N", "E"), "float32", "unit features, a patch attends to itself", "surgery"),
+    Signal("sclip_features", ("B", "N", "E"), "float32", "the same, queries to queries and keys to keys", "surgery"),
+    Signal("clearclip_features", ("B", "N", "E"), "float32", "the same, queries, no residual, no MLP", "surgery"),
+    Signal("naclip_features", ("B", "N", "E"), "float32", "the same, near keys, no residual, no MLP", "surgery"),
+    Signal("pixel_gradient", ("B", "P", "3", "Y", "X"), "float32", "d cosine / d pixels", "pixels"),
+    Signal("attnlrp_gradient", ("B", "P", "3", "Y", "X"), "float32", "the same by the rules of AttnLRP", "lrp"),
+    Signal("cplrp_gradient", ("B", "P", "3", "Y", "X"), "float32", "the same by the rules of CP-LRP", "lrp"),
     Signal("image", ("B", "E"), "float32", "image vectors in the joint space, of any length", "words"),
     Signal("text_similarity", ("P", "B"), "float32", "cosine of text and image, -1..1, without logit scale", "words"),
     Signal("text_queries", ("P", "K", "L", "D"), "float32", "queries of all text tokens, as class_query", "words"),
@@ -85,6 +107,34 @@ _ALL = (
         "text_attention", ("P", "K", "H", "L"), "float32", "attention row of the end token, sums to 1 over L", "words"
     ),
     Signal("text_gradient", ("P", "B", "K", "D"), "float32", "d cosine / d O[end token], as gradient", "words"),
+    Signal(
+        "rollout", ("B", "S", "T"), "float32", "class row of attention rollout from each block up; sums to 1", "rollout"
+    ),
+    Signal("attention_mean", ("B", "S", "T", "T"), "float32", "mean over heads of every block's attention", "rollout"),
+    Signal(
+        "chefer_relevance",
+        ("B", "P", "S", "T"),
+        "float32",
+        "class row of Chefer et al.'s relevance from each block up; the class token's own entry is 1 and more",
+        "relevance",
+    ),
+    Signal(
+        "legrad",
+        ("B", "P", "K", "N"),
+        "float32",
+        "mean over heads and query rows of ReLU(d s / d A), s of each block's mean token",
+        "legrad",
+    ),
+    Signal(
+        "grad_cam", ("B", "P", "N"), "float32", "Grad-CAM of the last LayerNorm before attention, signed", "gradcam"
+    ),
+    Signal("grad_cam_input", ("B", "P", "N"), "float32", "Grad-CAM of the last block's input, signed", "gradcam"),
+    Signal("head_gates", ("B", "S", "H"), "float32", "factor of what each head mixes: 1 as it is, 0 ablated", "gates"),
+    Signal("head_values", ("S", "D"), "float32", "what stands in place of what an ablated head mixes", "gates"),
+    Signal("block_gates", ("B", "S", "2"), "float32", "factors of each block's attention and MLP", "gates"),
+    Signal("token_gates", ("B", "N"), "float32", "factor of every attention weight of a patch, 0 and more", "gates"),
+    Signal("head_means", ("B", "S", "D"), "float32", "what the heads mix before gates, mean over all tokens", "gates"),
+    Signal("features", ("B", "T", "D"), "float32", "the last block's tokens after its first LayerNorm", "gates"),
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}

@@ -18,7 +18,7 @@ Trace = dict[str, list[torch.Tensor]]
 
 
 def trace(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, Trace]:
-    """Normalised pixels -> embedding (not unit) and, per block, input, normed, query, key, value, attention, mixed."""
+    """Normalised pixels -> embedding (not unit) and, per block, its tensors from ``input`` to ``output``."""
     visual, kept = model.visual, defaultdict(list)
     patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(pixels), 1, -1)
@@ -37,6 +37,7 @@ def trace(model: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, Trace]:
             kept[name].append(tensor)
         y = x + block.ls_1(attn.out_proj(mixed))
         x = y + block.ls_2(block.mlp(block.ln_2(y)))
+        kept["output"].append(x)
     return visual.ln_post(x[:, 0]) @ visual.proj, dict(kept)
 
 

@@ -69,7 +69,8 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
     slope = g.reshape(act.slope, -1, length, block.expand[0].shape[0])
     return DenseBlock(
         query, keys, values, mixed, attention,
-        per_token(tower, norm1, length), per_token(tower, norm2, length), Activated(act.value, slope), Tokens(out, length),
+        per_token(tower, norm1, length), per_token(tower, norm2, length),
+        Activated(act.value, slope), Tokens(out, length),
     )  # fmt: skip
 
 

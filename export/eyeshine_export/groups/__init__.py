@@ -8,13 +8,19 @@ from typing import Final
 from eyeshine.errors import OptionError
 from eyeshine_export.groups.base import Built, Case, Group, Parts
 from eyeshine_export.groups.deep import DEEP
+from eyeshine_export.groups.gradcam import GRADCAM
 from eyeshine_export.groups.hidden import HIDDEN
+from eyeshine_export.groups.legrad import LEGRAD
 from eyeshine_export.groups.plain import PLAIN
+from eyeshine_export.groups.relevance import RELEVANCE
+from eyeshine_export.groups.rollout import ROLLOUT
 from eyeshine_export.groups.words import WORDS
 
 __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
-GROUPS: Final[dict[str, Group]] = {group.name: group for group in (PLAIN, DEEP, HIDDEN, WORDS)}
+GROUPS: Final[dict[str, Group]] = {
+    group.name: group for group in (PLAIN, DEEP, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM)
+}
 ALL: Final = "all"
 
 
