@@ -14,8 +14,10 @@ from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
 from eyeshine.methods.kernel_shap import KernelShap
+from eyeshine.methods.m2ib import M2ib
 from eyeshine.methods.mmel import Mmel
 from eyeshine.methods.mmel_literal import MmelLiteral
+from eyeshine.methods.nib import Nib
 from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
 from eyeshine.methods.rise import Rise
@@ -30,9 +32,11 @@ __all__ = [
     "ConceptAttribution",
     "GradEclip",
     "KernelShap",
+    "M2ib",
     "Method",
     "Mmel",
     "MmelLiteral",
+    "Nib",
     "Occlusion",
     "PassesMethod",
     "Rise",
@@ -56,6 +60,8 @@ METHODS: Final[dict[str, AnyMethod]] = {
         KernelShap(),
         Occlusion(),
         Blur(),
+        Nib(),
+        M2ib(),
     )
 }
 

@@ -118,11 +118,13 @@ class PassesMethod(Protocol):
 
     name: ClassVar[str]
     signals: ClassVar[frozenset[str]]
-    graphs: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]
     uses_text: ClassVar[bool]
     cost: ClassVar[str]
     reference: ClassVar[str]
+
+    @property
+    def graphs(self) -> frozenset[str]: ...
 
     def explain(self, subject: Subject, model: Model) -> NDArray[Any]:
         """Maps [P, h, w] or [P, N], one value per patch, finite; all texts of an image share its passes."""

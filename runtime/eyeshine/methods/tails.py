@@ -1,0 +1,50 @@
+"""What methods share that change the tokens before the last blocks and look again: bundles with the group "hidden"."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.methods.passes import Model, Subject
+
+__all__ = ["LONGEST", "batches", "directions", "hidden_tokens", "state_gradients", "tail_graphs"]
+
+LONGEST: Final = 3
+"""Blocks of the longest tail that is exported."""
+
+Array = NDArray[np.float32]
+
+
+def tail_graphs(blocks: int) -> frozenset[str]:
+    """Graphs of a method that looks at the tokens before the last ``blocks`` blocks."""
+    return frozenset({"hidden", f"tail_{blocks}"})
+
+
+def directions(subject: Subject) -> tuple[Array, NDArray[np.float64]]:
+    """The targets as unit vectors [P, E], and their lengths [P]: a target is its length times the cosine with it.
+
+    A target of length 0 (a text against itself) gets a direction all the same; its gradient is 0 times that one's.
+    """
+    lengths = np.linalg.norm(subject.targets, axis=1)
+    some = np.eye(1, subject.targets.shape[1])
+    units = np.where(lengths[:, None] > 0, subject.targets / np.where(lengths > 0, lengths, 1)[:, None], some)
+    return units.astype(np.float32), lengths
+
+
+def hidden_tokens(subject: Subject, model: Model, blocks: int) -> Array:
+    """The image's tokens before the last ``blocks`` blocks, [T, D]."""
+    inputs = {"pixels": subject.pixels[None], "text": subject.prompts[:1]}
+    hidden: Array = model.run("hidden", inputs, ["hidden"])["hidden"][0, -blocks]
+    return hidden
+
+
+def state_gradients(model: Model, blocks: int, states: NDArray[Any], text: Array) -> Array:
+    """dc/d(state) of states [n, T, D] for texts [P, E], one run: [n, P, T, D]."""
+    return model.run(f"tail_{blocks}", {"state": states, "text": text}, ["state_gradient"])["state_gradient"]
+
+
+def batches(count: int, model: Model) -> list[slice]:
+    """Full batches of ``count`` states, and what is left."""
+    return [slice(at, min(at + model.max_batch, count)) for at in range(0, count, model.max_batch)]
