@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.engine import Session
 from eyeshine.errors import OptionError, TextError, UnknownWordsWarning
-from eyeshine.tokenizer import Tokenizer
+from eyeshine.tokenizer import Pieces, Tokenizer
 
 __all__ = ["TextEncoder", "TextVector", "check_texts"]
 
@@ -154,6 +154,40 @@ class TextEncoder:
                     self._cache.popitem(last=False)
         return np.stack([known[text] for text in texts])
 
+    def pieces(self, texts: Sequence[str], *, truncate: bool = False) -> list[Pieces]:
+        """The tokens of each text, for explanations of them; a single template is part of the text.
+
+        Raises:
+            TextError: a ``TextVector``, which has no tokens; and as ``encode``.
+            OptionError: several templates, whose mean is no text.
+
+        Warns:
+            UnknownWordsWarning: as ``encode``.
+        """
+        if len(self.templates) > 1:
+            raise OptionError(
+                "tokens of one text are explained, and several templates make a mean of texts",
+                got=f"{len(self.templates)} templates", allowed="one template, or none",
+            )  # fmt: skip
+        for text in texts:
+            if isinstance(text, TextVector):
+                raise TextError("a text vector has no tokens to explain", got=repr(text), cure="pass the text itself")
+        filled = self._filled(texts)
+        self._warn(filled)
+        found = [self.tokenizer.pieces(text, truncate=truncate) for text in filled]
+        for text, each in zip(filled, found, strict=True):
+            if not each.names:
+                raise self._nothing_left(text)
+        return found
+
+    def _filled(self, texts: Sequence[str]) -> list[str]:
+        """Every text in every template."""
+        return [template.replace("{}", text) for text in texts for template in self.templates or ("{}",)]
+
+    @staticmethod
+    def _nothing_left(text: str) -> TextError:
+        return TextError("nothing is left of a text after cleaning", got=repr(text), cure="leave it out")
+
     def _checked(self, text: TextVector) -> Vector:
         """The vector, if it is one of this model's joint space."""
         width = self._session().output_dims["text_embedding"][1]
@@ -165,15 +199,13 @@ class TextEncoder:
         return text.vector
 
     def _forward(self, texts: list[str], truncate: bool) -> list[Vector]:
-        templates = self.templates or ("{}",)
-        filled = [template.replace("{}", text) for text in texts for template in templates]
+        filled = self._filled(texts)
         self._warn(filled)
         ids = self.tokenizer.encode(filled, truncate=truncate)
         # What stands after the end token changes nothing (causal), so texts of one length go together without padding.
         lengths = (ids == self.tokenizer.end).argmax(axis=1) + 1
         if lengths.min() == 2:
-            blank = filled[int(lengths.argmin())]
-            raise TextError("nothing is left of a text after cleaning", got=repr(blank), cure="leave it out")
+            raise self._nothing_left(filled[int(lengths.argmin())])
         vectors: Vector | None = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
@@ -182,9 +214,9 @@ class TextEncoder:
             vectors = np.empty((len(ids), part.shape[1]), np.float32) if vectors is None else vectors
             vectors[rows] = part
         assert vectors is not None
-        if len(templates) == 1:
+        if len(filled) == len(texts):
             return list(vectors)
-        mean = vectors.reshape(len(texts), len(templates), -1).mean(axis=1)
+        mean = vectors.reshape(len(texts), len(self.templates), -1).mean(axis=1)
         return list(mean / np.linalg.norm(mean, axis=-1, keepdims=True))
 
     def _warn(self, texts: list[str]) -> None:

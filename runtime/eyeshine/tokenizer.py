@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +15,39 @@ from numpy.typing import NDArray
 from eyeshine.clean import Cleaning, cleaner
 from eyeshine.errors import BundleError, OptionError, TextError
 
-__all__ = ["Tokenizer"]
+__all__ = ["Pieces", "Tokenizer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """A text as the model reads it.
+
+    Attributes:
+        text: after cleaning.
+        row: int64 ``[context_length]``, as :meth:`Tokenizer.encode` gives it.
+        names: the tokens between start and end as the vocabulary spells them; those of a cut text that were kept.
+        spans: where each stands in ``text``, (first character, character behind the last).
+    """
+
+    text: str
+    row: NDArray[np.int64]
+    names: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the tokens."""
+        return tuple(self.row[1 : 1 + len(self.names)].tolist())
+
+    @cached_property
+    def words(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """What white space separates, each with the places of its tokens; words that were cut off are left out."""
+        runs = [match.span() for match in re.finditer(r"\S+", self.text)]
+        places: list[list[int]] = [[] for _ in runs]
+        for place, (begin, _) in enumerate(self.spans):
+            # A token may begin with the space before its word: it is of the first word that ends behind its beginning.
+            places[next((k for k, (_, stop) in enumerate(runs) if stop > begin), len(runs) - 1)].append(place)
+        return tuple((self.text[a:b], tuple(found)) for (a, b), found in zip(runs, places, strict=True) if found)
 
 
 @dataclass(frozen=True)
@@ -108,6 +142,17 @@ class Tokenizer:
                 tokens = [*tokens[: self.context_length - 1], self.end]
             row[: len(tokens)] = tokens
         return ids
+
+    def pieces(self, text: str, *, truncate: bool = False) -> Pieces:
+        """The tokens of one text, with their places in it.
+
+        Raises:
+            TextError: as ``encode``.
+        """
+        row = self.encode([text], truncate=truncate)[0]
+        count = int((row == self.end).argmax()) - 1  # the model reads up to the first end, which a text may spell out
+        found = self._split(text)
+        return Pieces(cleaner(self.clean)(text), row, tuple(found.tokens[:count]), tuple(found.offsets[:count]))
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of ``text`` (cleaned) that the vocabulary lacks, each once, in order; none without ``unknown``."""
