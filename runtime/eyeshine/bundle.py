@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.errors import BundleError, SignalError
-from eyeshine.manifest import GraphInfo, Manifest
+from eyeshine.manifest import GraphInfo, Manifest, TensorInfo
 from eyeshine.signals import SIGNALS
 
 __all__ = ["HEADS", "Bundle", "default_bundle", "sha256_of"]
@@ -119,10 +119,7 @@ class Bundle:
             for name, graph in self.manifest.graphs.items()
             if "pixels" in graph.inputs
             and graph.inputs.keys() <= {"pixels", "text", "target"}
-            and all(
-                signal in graph.outputs and len(graph.outputs[signal].blocks or range(blocks)) >= blocks
-                for signal in signals
-            )
+            and all(signal in graph.outputs and _enough(graph.outputs[signal], signal, blocks) for signal in signals)
         ]
         if not fitting:
             raise SignalError(
@@ -151,6 +148,12 @@ class Bundle:
         """Golden inputs and outputs: ``in/NAME`` and ``GRAPH/OUTPUT``."""
         with np.load(self.folder / self.manifest.golden, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
+
+
+def _enough(output: TensorInfo, signal: str, blocks: int) -> bool:
+    """Whether an output of a graph has so many blocks; no more than them where that would be another model's."""
+    found = len(output.blocks or range(blocks))
+    return found == blocks if signal in SIGNALS and SIGNALS[signal].exact else found >= blocks
 
 
 def _export_with(signals: Iterable[str], blocks: int) -> str:

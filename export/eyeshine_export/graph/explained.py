@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import onnx_ir as ir
 
@@ -13,7 +14,9 @@ from eyeshine_export.graph.ops import Graph
 from eyeshine_export.graph.vjp import RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights
 
-__all__ = ["LowestBlock", "Stack", "class_row", "gradients_of", "spatial_weights"]
+__all__ = ["TO_THE_END", "LowestBlock", "Stack", "class_row", "gradients_of", "spatial_weights"]
+
+TO_THE_END: Final = 2**31 - 1
 
 
 def class_row(tower: Tower, flat: ir.Value, length: int | ir.Value) -> ir.Value:
@@ -47,6 +50,11 @@ class Stack:
     output: OutputBlock
     before_output: Tokens
 
+    @property
+    def whole(self) -> list[LowestBlock | DenseBlock]:
+        """The blocks that are computed for all tokens, all but the last."""
+        return [*([] if self.lowest is None else [self.lowest]), *self.dense]
+
 
 def spatial_weights(g: Graph, query: ir.Value, keys: ir.Value) -> ir.Value:
     """Grad-ECLIP's lambda [B, K, N]: cos(q_class, k_i), min-max over the patches; query [B, K, D], keys [B, K, T, D].
@@ -54,12 +62,11 @@ def spatial_weights(g: Graph, query: ir.Value, keys: ir.Value) -> ir.Value:
     Zero where the cosines differ by no more than ``CONSTANT_COSINES``. That is what is asked, and not whether they
     differ by more, so that a NaN stays one.
     """
-    assert keys.shape is not None
     dots = g.op("Squeeze", g.matmul(keys, g.unsqueeze(query, 3)), g.integers(3))
     along_keys = g.op("ReduceL2", keys, g.integers(3), keepdims=0)
     lengths = g.mul(along_keys, g.op("ReduceL2", query, g.integers(2), keepdims=1))
     cosine = g.div(dots, g.op("Max", lengths, g.constant(1e-12)))
-    cosine = g.slice(cosine, 2, 1, int(keys.shape[2]))  # type: ignore[arg-type]
+    cosine = g.slice(cosine, 2, 1, TO_THE_END)
     low, high = (g.op(kind, cosine, g.integers(2), keepdims=1) for kind in ("ReduceMin", "ReduceMax"))
     spread, least = g.sub(high, low), g.constant(CONSTANT_COSINES)
     weights = g.div(g.sub(cosine, low), g.op("Max", spread, least))

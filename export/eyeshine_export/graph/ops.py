@@ -186,6 +186,10 @@ class Graph:
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         return values[0] if len(values) == 1 else self.op("Concat", *values, axis=axis)
 
+    def stack(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """Values of one shape along a new axis."""
+        return self.concat([self.unsqueeze(value, axis) for value in values], axis)
+
     def slice(self, x: ir.Value, axis: int, start: int, stop: int) -> ir.Value:
         return self.op("Slice", x, self.integers(start), self.integers(stop), self.integers(axis))
 

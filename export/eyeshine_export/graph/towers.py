@@ -6,14 +6,16 @@ or end-of-text), and head.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from eyeshine.signals import SIGNALS
 from eyeshine_export.config import ClipConfig, TextConfig, VisionConfig
 from eyeshine_export.graph.dense import DenseBlock, dense_forward
-from eyeshine_export.graph.explained import LowestBlock, Stack, class_row, gradients_of, spatial_weights
+from eyeshine_export.graph.explained import TO_THE_END, LowestBlock, Stack, class_row, gradients_of, spatial_weights
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form, Graph
 from eyeshine_export.graph.trunk import as_stored
@@ -35,34 +37,33 @@ def encode_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN)
     return _finish(tower.g, "encode", "pixels to image embedding")
 
 
-def explain_graph(config: ClipConfig, weights: VisionWeights, layers: int = 1, form: Form = PLAIN) -> ir.Model:
-    """pixels and text -> embedding, similarity and the signals of the last ``layers`` blocks."""
+def explain_graph(
+    config: ClipConfig, weights: VisionWeights, layers: int = 1, form: Form = PLAIN, *, queries: bool = False
+) -> ir.Model:
+    """pixels and text -> embedding, similarity and the signals of the last ``layers`` blocks.
+
+    With ``queries`` those of the patches as well; the last block computes the class row's alone otherwise.
+    """
     tower, tokens = _vision_tower(config, weights, form)
     g, blocks, depth = tower.g, as_stored(weights.blocks, form), len(weights.blocks)
     text, similarity_dims = g.input("text", ["P", config.embed_dim]), ["B", "P"]
     for block in blocks[: depth - layers]:
         tokens = tower.trunk_block(tokens, block)
-    lowest = LowestBlock(tower, tokens, blocks[depth - layers]) if layers > 1 else None
-    if lowest is not None:
-        tokens = lowest.out
-    dense: list[DenseBlock] = []
-    for block in blocks[depth - layers + 1 : -1] if layers > 2 else ():
-        dense.append(dense_forward(tower, tokens, block))
-        tokens = dense[-1].out
-    output = _class_output_block(tower, tokens, blocks[-1])
-    head = _head(tower, "visual", output.out, weights)
+    stack = explained_stack(tower, tokens, blocks[depth - layers :])
+    head = _head(tower, "visual", stack.output.out, weights)
 
     unit_text = _unit(g, text)[0]
     similarity = g.op("Gemm", head.unit, unit_text, transB=1)
     vjp = Vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
     top = vjp.head(head, unit_text, similarity)
-    gradients = gradients_of(vjp, top, Stack(blocks[depth - layers :], lowest, dense, output, tokens))
+    signals = block_signals(tower, stack, gradients_of(vjp, top, stack))
+    if queries:
+        signals["queries"] = _patch_queries(tower, stack)
 
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("similarity", similarity, similarity_dims)
-    explained = [x for x in (lowest, *dense) if x is not None]
-    _signals(tower, config.vision, explained, output, gradients)
-    name = "image" if layers == 1 else "deep"
+    output_blocks(tower, config.vision, signals, layers)
+    name = "queries" if queries else "image" if layers == 1 else "deep"
     return _finish(g, name, f"pixels and text vectors to similarity, signals and gradient of {layers} block(s)")
 
 
@@ -95,31 +96,49 @@ def text_graph(config: ClipConfig, weights: TextWeights, form: Form = PLAIN) -> 
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
-def _signals(
-    tower: Tower,
-    vision: VisionConfig,
-    explained: list[LowestBlock | DenseBlock],
-    output: OutputBlock,
-    gradients: list[ir.Value],
-) -> None:
-    """Declare the per-block outputs, stacked along K in ascending order of blocks."""
-    g = tower.g
-    width, heads = vision.width, vision.heads
-    count, length = len(gradients), 1 + vision.grid[0] * vision.grid[1]
+def explained_stack(tower: Tower, tokens: Tokens, blocks: tuple[BlockWeights, ...]) -> Stack:
+    """Tokens through the explained blocks, which keep what the gradient needs; of the last, the class row alone."""
+    lowest = LowestBlock(tower, tokens, blocks[0]) if len(blocks) > 1 else None
+    if lowest is not None:
+        tokens = lowest.out
+    dense: list[DenseBlock] = []
+    for block in blocks[1:-1]:
+        dense.append(dense_forward(tower, tokens, block))
+        tokens = dense[-1].out
+    return Stack(blocks, lowest, dense, _class_output_block(tower, tokens, blocks[-1]), tokens)
 
-    def stack(values: list[ir.Value], axis: int) -> ir.Value:
-        return g.concat([g.unsqueeze(value, axis) for value in values], axis)
 
-    attention = [g.first(x.attention, 2) if isinstance(x, DenseBlock) else x.class_attention for x in explained]
-    queries = [g.first(x.query, 1) for x in explained]
-    query = stack([*queries, output.query], 1)
-    keys = stack([*(x.keys for x in explained), output.keys], 1)
-    g.output("class_query", query, ["B", count, width])
-    g.output("keys", keys, ["B", count, length, width])
-    g.output("spatial_weights", spatial_weights(g, query, keys), ["B", count, length - 1])
-    g.output("values", stack([*(x.values for x in explained), output.values], 1), ["B", count, length, width])
-    g.output("class_attention", stack([*attention, output.attention], 1), ["B", count, heads, length])
-    g.output("gradient", stack(gradients, 2), ["B", "P", count, width])
+def block_signals(tower: Tower, stack: Stack, gradients: list[ir.Value]) -> dict[str, ir.Value]:
+    """The per-block signals by name, stacked along K in ascending order of blocks."""
+    g, output, whole = tower.g, stack.output, stack.whole
+    attention = [g.first(x.attention, 2) if isinstance(x, DenseBlock) else x.class_attention for x in whole]
+    query = g.stack([*(g.first(x.query, 1) for x in whole), output.query], 1)
+    keys = g.stack([*(x.keys for x in whole), output.keys], 1)
+    return {
+        "class_query": query,
+        "keys": keys,
+        "spatial_weights": spatial_weights(g, query, keys),
+        "values": g.stack([*(x.values for x in whole), output.values], 1),
+        "class_attention": g.stack([*attention, output.attention], 1),
+        "gradient": g.stack(gradients, 2),
+    }
+
+
+def _patch_queries(tower: Tower, stack: Stack) -> ir.Value:
+    """[B, K, N, D]; the only product that a last block does not make otherwise."""
+    g, trunk, last = tower.g, tower.explained, stack.weights[-1]
+    normed = tower.norm(stack.before_output.flat, f"{last.name}.norm1", last.norm1)
+    flat = trunk.leave(trunk.linears(trunk.enter(normed), last, "query")[0])
+    queries = [*(x.query for x in stack.whole), tower.tokens3d(flat, stack.before_output.length)]
+    return g.slice(g.stack(queries, 1), 2, 1, TO_THE_END)
+
+
+def output_blocks(tower: Tower, vision: VisionConfig, signals: Mapping[str, ir.Value], count: int) -> None:
+    """Declare per-block signals of ``count`` blocks as outputs, under their names."""
+    patches = vision.grid[0] * vision.grid[1]
+    sizes = {"K": count, "D": vision.width, "H": vision.heads, "T": 1 + patches, "N": patches}
+    for name, value in signals.items():
+        tower.g.output(name, value, [sizes.get(dim, dim) for dim in SIGNALS[name].dims])
 
 
 def _vision_tower(config: ClipConfig, weights: VisionWeights, form: Form) -> tuple[Tower, Tokens]:

@@ -12,14 +12,17 @@ from eyeshine_export.groups.gradcam import GRADCAM
 from eyeshine_export.groups.hidden import HIDDEN
 from eyeshine_export.groups.legrad import LEGRAD
 from eyeshine_export.groups.plain import PLAIN
+from eyeshine_export.groups.queries import QUERIES
 from eyeshine_export.groups.relevance import RELEVANCE
 from eyeshine_export.groups.rollout import ROLLOUT
+from eyeshine_export.groups.single_head import SINGLE_HEAD
 from eyeshine_export.groups.words import WORDS
 
 __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
 GROUPS: Final[dict[str, Group]] = {
-    group.name: group for group in (PLAIN, DEEP, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM)
+    group.name: group
+    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM)
 }
 ALL: Final = "all"
 
