@@ -107,15 +107,13 @@ _ALL = (
         "text_attention", ("P", "K", "H", "L"), "float32", "attention row of the end token, sums to 1 over L", "words"
     ),
     Signal("text_gradient", ("P", "B", "K", "D"), "float32", "d cosine / d O[end token], as gradient", "words"),
-    Signal(
-        "rollout", ("B", "S", "T"), "float32", "class row of attention rollout from each block up; sums to 1", "rollout"
-    ),
+    Signal("rollout", ("B", "S", "N"), "float32", "class row of attention rollout from each block up", "rollout"),
     Signal("attention_mean", ("B", "S", "T", "T"), "float32", "mean over heads of every block's attention", "rollout"),
     Signal(
         "chefer_relevance",
-        ("B", "P", "S", "T"),
+        ("B", "P", "S", "N"),
         "float32",
-        "class row of Chefer et al.'s relevance from each block up; the class token's own entry is 1 and more",
+        "class row of Chefer et al.'s relevance of the target, from each block up",
         "relevance",
     ),
     Signal(

@@ -54,14 +54,14 @@ def rolled_out(raw, source, pixels):
     """Abnar and Zuidema's recursion, image by image."""
     embedding, kept = traced(raw, source, pixels)
     means = torch.stack(kept["attention"], 1).mean(2).detach().numpy()
-    rows = np.empty(means.shape[:3])
+    rows = np.empty((*means.shape[:2], means.shape[2] - 1))
     for image, own in enumerate(means):
         for start in range(len(own)):
             joint = np.eye(own.shape[-1])
             for attention in own[start:]:
                 step = attention + np.eye(len(attention))
                 joint = (step / step.sum(1, keepdims=True)) @ joint
-            rows[image, start] = joint[0]
+            rows[image, start] = joint[0, 1:]
     return {"embedding": F.normalize(embedding, dim=-1).detach().numpy(), "rollout": rows, "attention_mean": means}
 
 
@@ -70,7 +70,7 @@ def relevance(raw, source, pixels, target):
     embedding, kept = traced(raw, source, pixels)
     unit = F.normalize(embedding, dim=-1)
     depth, length = len(kept["attention"]), kept["attention"][0].shape[-1]
-    rows = np.empty((len(pixels), len(target), depth, length))
+    rows = np.empty((len(pixels), len(target), depth, length - 1))
     for image in range(len(pixels)):
         for index, vector in enumerate(torch.from_numpy(target)):
             gradients = torch.autograd.grad(unit[image] @ vector, kept["attention"], retain_graph=True)
@@ -79,7 +79,7 @@ def relevance(raw, source, pixels, target):
                 for block in range(start, depth):
                     product = (gradients[block][image] * kept["attention"][block][image].detach()).relu().mean(0)
                     whole = whole + product @ whole
-                rows[image, index, start] = whole[0].numpy()
+                rows[image, index, start] = whole[0, 1:].numpy()
     return {"embedding": unit.detach().numpy(), "chefer_relevance": rows}
 
 
@@ -97,7 +97,8 @@ def test_rollout_in_float64_is_the_product_of_whole_matrices(shape, opset):
     pixels, _ = inputs_of(source, 2, 1)
     got = evaluate(built(source, rollout_graph, opset=opset), {"pixels": pixels})
     assert_close(got, rolled_out(raw, source, pixels), 1e-11)
-    assert np.allclose(got["rollout"].sum(-1), 1)
+    assert got["rollout"].min() > 0
+    assert got["rollout"].sum(-1).max() < 1
 
 
 @pytest.mark.parametrize("opset", [20, 23])
@@ -127,7 +128,7 @@ def test_a_targets_length_and_sign_matter():
     pixels, target = inputs_of(source, 1, 1)
     graph = built(source, chefer_graph)
     rows = {
-        scale: evaluate(graph, {"pixels": pixels, "target": scale * target})["chefer_relevance"][0, 0, :, 1:]
+        scale: evaluate(graph, {"pixels": pixels, "target": scale * target})["chefer_relevance"][0, 0]
         for scale in (1, 30, -1)
     }
     assert relative(rows[30][-1] / 30, rows[1][-1]) <= 1e-12  # one block: of first order alone
@@ -149,10 +150,10 @@ def test_a_bundle_with_the_groups_follows_the_image_and_the_target(bundle):
     rolled = open_session(bundle, "rollout", CpuOptions()).run({"pixels": pixels}, ["rollout"]).outputs["rollout"]
     session = open_session(bundle, "chefer", CpuOptions())
     found = session.run({"pixels": pixels, "target": target}, ["chefer_relevance"]).outputs["chefer_relevance"]
-    assert (rolled.shape, found.shape) == ((2, 4, 17), (2, 2, 4, 17))
-    assert min(relative(rolled[1, s, 1:], rolled[0, s, 1:]) for s in range(4)) > 0.02
-    assert min(relative(found[1, :, s, 1:], found[0, :, s, 1:]) for s in range(4)) > 0.02
-    assert relative(found[:, 1, :, 1:], found[:, 0, :, 1:]) > 0.1
+    assert (rolled.shape, found.shape) == ((2, 4, 16), (2, 2, 4, 16))
+    assert min(relative(rolled[1, s], rolled[0, s]) for s in range(4)) > 0.02
+    assert min(relative(found[1, :, s], found[0, :, s]) for s in range(4)) > 0.02
+    assert relative(found[:, 1], found[:, 0]) > 0.1
 
 
 def test_ordinary_calls_do_not_run_them(bundle):

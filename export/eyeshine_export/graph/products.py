@@ -2,6 +2,8 @@
 
 Only that row of a product is asked for, so it is made from the top block down, a row times a matrix at every block: T
 times less than the product of the matrices, and the row that a product from any block up would have is met on the way.
+The class token's own entry is left out: it is 1 and more in Chefer et al.'s relevance, a hundred times what patches
+have, so that an error in these would not show beside it.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def rollout_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN
         rows.append(row)
     depth = len(means)
     g.output("embedding", _head(tower, "visual", output.out, weights).unit, ["B", config.embed_dim])
-    g.output("rollout", g.concat(rows[::-1], 1), ["B", depth, length])
+    g.output("rollout", g.slice(g.concat(rows[::-1], 1), 2, 1, length), ["B", depth, length - 1])
     g.output("attention_mean", _stack(g, means, 1), ["B", depth, length, length])
     return _finish(g, "rollout", "pixels to the attention of all blocks, multiplied up to the class token")
 
@@ -80,7 +82,7 @@ def chefer_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN)
         down = DenseVjp(vjp, length)
         rows += _down(down, below, dense, down.from_output_block(last, row, output, norm1), rows[0])
     g.output("embedding", head.unit, ["B", config.embed_dim])
-    g.output("chefer_relevance", g.concat(rows[::-1], 2), ["B", "P", len(rows), length])
+    g.output("chefer_relevance", g.slice(g.concat(rows[::-1], 2), 3, 1, length), ["B", "P", len(rows), length - 1])
     return _finish(g, "chefer", "pixels and targets to relevance over the attention of all blocks")
 
 

@@ -30,7 +30,7 @@ def rollout_reference(oracle: Oracle, pixels: Array) -> dict[str, Array]:
             joint = steps[start]
             for step in steps[start + 1 :]:
                 joint = step @ joint
-            rows.append(joint[:, 0])
+            rows.append(joint[:, 0, 1:])
         found = {
             "embedding": F.normalize(embedding, dim=-1),
             "rollout": torch.stack(rows, dim=1),
@@ -58,7 +58,7 @@ def chefer_reference(oracle: Oracle, pixels: Array, target: Array) -> dict[str, 
             relevance = torch.eye(positive[0].shape[-1], dtype=inputs.dtype).expand_as(positive[0])
             for step in positive[start:]:
                 relevance = relevance + step @ relevance
-            rows.append(relevance[:, 0])
+            rows.append(relevance[:, 0, 1:])
         per_target.append(torch.stack(rows, dim=1))
     found = {"embedding": unit.detach(), "chefer_relevance": torch.stack(per_target, dim=1)}
     return {name: tensor.float().numpy() for name, tensor in found.items()}
