@@ -1,0 +1,182 @@
+"""What a study measures: metrics, the texts that they are of, and the columns of its table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from eyeshine.datasets.base import Texts
+from eyeshine.errors import OptionError
+from eyeshine.metrics import METRICS, Metric, PixelAp, PointingGame
+from eyeshine.metrics.presets import PRESETS as PROTOCOLS
+from eyeshine.metrics.presets import choose_metrics
+
+__all__ = ["PRESETS", "Column", "Preset", "Role", "get_preset"]
+
+Role = Literal["truth", "predicted"]
+"""Which text is explained: the image's own, or the label that the model takes it for. Scored is always its own."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: sums over the data set, divided.
+
+    Its value is the mean over groups of (sum of numerators) / (sum of denominators). A mean over images is one group
+    with denominators of 1, a mean over classes one group per text, a ratio of pixel counts one group per pair of parts.
+
+    Attributes:
+        title: in the table.
+        metric: name of the metric in the preset.
+        role: which explained text.
+        scale: of the printed numbers.
+        classes: average within each text first, then over the texts.
+        parts: pairs of the metric's parts, (numerator, denominator), in place of its values.
+    """
+
+    title: str
+    metric: str
+    role: Role = "truth"
+    scale: float = 1.0
+    classes: bool = False
+    parts: tuple[tuple[str, str], ...] = ()
+
+    def terms(self, item: Mapping[str, Any]) -> Iterator[tuple[str, float, float]]:
+        """(group, numerator, denominator) of one item of a record; none where the value is undefined."""
+        value = item["values"].get(self.metric)
+        if item["role"] != self.role or value is None:
+            return
+        if not self.parts:
+            yield item["text"] if self.classes else "", value, 1.0
+            return
+        parts = item["parts"][self.metric]
+        for numerator, denominator in self.parts:
+            yield numerator, parts[numerator], parts[denominator]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A protocol over a data set.
+
+    Attributes:
+        name: on the command line and in results.
+        texts: which texts it explains, where a data set leaves the choice.
+        metrics: by the names that they have in records.
+        columns: of its table.
+        roles: which labels are explained.
+        note: what it is, and how it differs from where it comes from; printed in the report.
+    """
+
+    name: str
+    texts: Texts
+    metrics: Mapping[str, Metric] = field(hash=False)
+    columns: tuple[Column, ...]
+    roles: tuple[Role, ...] = ("truth",)
+    note: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What samples must have: as ``Dataset.gives`` says it."""
+        needed = frozenset[str]().union(*(metric.needs for metric in self.metrics.values()))
+        labelled = frozenset({"label"}) if "predicted" in self.roles else frozenset[str]()
+        return (needed - {"labels"}) | labelled
+
+
+def _confidence() -> Preset:
+    names = {"drop": METRICS["confidence_drop"], "increase": METRICS["confidence_increase"]}
+    columns = Column("image drop x100", "drop", scale=100), Column("image increase %", "increase", scale=100)
+    note = (
+        "Confidence Drop and Increase of M2IB on the soft map, multiplied after normalisation; cosines, times 100. "
+        "Table 1 of MMEL has these columns. The released evaluation repeats the first row of the map for all rows; "
+        "this one does not."
+    )
+    return Preset("confidence", "captions", names, columns, note=note)
+
+
+def _imagenet() -> Preset:
+    names = {name: metric for name, metric in PROTOCOLS["gradeclip-imagenet"].items() if not name.endswith("@10")}
+    roles: tuple[tuple[Role, str], ...] = (("truth", ""), ("predicted", "prediction "))
+    columns = tuple(
+        Column(f"{said}{way}@{rank}", f"{way}@{rank}", role)
+        for way in ("deletion", "insertion")
+        for role, said in roles
+        for rank in (1, 5)
+    )
+    note = (
+        "Deletion and insertion of Grad-ECLIP's ImageNet scripts: half of the photo's pixels in ten points, random "
+        "colours or black. The explained label is the true one, or the one predicted on the whole image; the scored "
+        "label is always the true one, as in the scripts. Table 2 of MMEL has these columns. The area under the curve "
+        "(trapezoids of equal width) is ours: the scripts compute none."
+    )
+    return Preset("imagenet", "label", names, columns, ("truth", "predicted"), note)
+
+
+def _pointing() -> Preset:
+    names: dict[str, Metric] = {
+        "pointing": PointingGame(),
+        "pointing_15px": PointingGame(15),
+        "energy": METRICS["energy_pointing_game"],
+        "hits": METRICS["multi_object_hit_rate"],
+    }
+    columns = (
+        Column("pointing", "pointing", classes=True),
+        Column("pointing, 15 px", "pointing_15px", classes=True),
+        Column("energy", "energy", classes=True),
+        Column("objects hit", "hits", classes=True),
+    )
+    note = (
+        "Every class that is in an image is explained; hits are averaged within a class, then over the classes. "
+        "A hit is the hottest pixel on an object (Quantus), or within 15 pixels of the photo (the original game)."
+    )
+    return Preset("pointing", "labels", names, columns, note=note)
+
+
+def _segmentation() -> Preset:
+    names: dict[str, Metric] = {"segmentation": METRICS["segmentation"], "ap": PixelAp(both=True)}
+    both = ("object_inter", "object_union"), ("background_inter", "background_union")
+    columns = (
+        Column("pixel accuracy", "segmentation", parts=(("correct", "labelled"),)),
+        Column("mIoU", "segmentation", parts=both),
+        Column("mAP", "ap"),
+    )
+    note = (
+        "The photo cut at the mean of the map (Chefer et al.). Pixel accuracy and mIoU divide sums over the data set; "
+        "mIoU is the mean of object and background; mAP the mean over maps of the average precision of both. Image and "
+        "mask are cropped alike. Their F1, which is taken per row of the picture, is left out."
+    )
+    return Preset("segmentation", "labels", names, columns, note=note)
+
+
+def _degradation() -> Preset:
+    names = {"degradation": METRICS["degradation"]}
+    note = (
+        "Mean cosine with the hottest 5, 10, 15, 20 and 25 % of the patches occluded: the levels of MMEL's figures 5 "
+        "and 6, which show pictures and no number; the number is ours."
+    )
+    return Preset("degradation", "label", names, (Column("degradation", "degradation"),), note=note)
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    preset.name: preset for preset in (_confidence(), _imagenet(), _pointing(), _segmentation(), _degradation())
+}
+"""The papers' protocols over data sets, by name."""
+
+
+def get_preset(names: tuple[str, ...], texts: Texts = "label") -> Preset:
+    """A preset by its name, or one made of metrics and of the protocols of single images, by theirs.
+
+    Args:
+        names: one name of ``PRESETS``; or names of ``METRICS`` and of ``metrics.PRESETS``.
+        texts: which texts such metrics are of.
+
+    Raises:
+        OptionError: an unknown name, or a preset beside others.
+    """
+    if len(names) == 1 and names[0] in PRESETS:
+        return PRESETS[names[0]]
+    if studied := [name for name in names if name in PRESETS]:
+        raise OptionError("a preset stands by itself", got=", ".join(names), cure=f"run {studied[0]} alone")
+    everything = frozenset({"contrast", "labels", "mask"})
+    metrics = choose_metrics(names or ("concept_drop", "confidence_drop", "confidence_increase"), everything)
+    columns = tuple(Column(name, name) for name in metrics)
+    return Preset("+".join(names) or "drops", texts, metrics, columns, note="Means over images and texts.")

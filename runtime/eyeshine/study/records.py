@@ -1,0 +1,231 @@
+"""The records of a study on disk: one JSON line per sample, method and seed, and a header that says of what.
+
+A study that was interrupted goes on where it stopped: what is in the file is not done again, and a last line that was
+cut off is dropped and done anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Self
+
+from eyeshine.errors import OptionError, OutputError
+from eyeshine.saving import make_folder
+
+__all__ = ["HEADER", "RECORDS", "Records", "Task", "read_header", "read_records", "write_parquet"]
+
+Task = tuple[str, str, int]
+"""Key of the sample, name of the method, seed."""
+
+HEADER: Final = "study.json"
+RECORDS: Final = "records.jsonl"
+_SYNC_S: Final = 5.0  # seconds of work that a power failure may cost; a killed process loses none
+
+
+class Records:
+    """The records of one study, open for appending; a context manager.
+
+    Args:
+        folder: of the study, made where it is missing.
+        identity: what the results depend on; a study with another identity is not carried on.
+        facts: what else is worth knowing; of the first run.
+        resume: go on with what is there.
+
+    Attributes:
+        done: what is in the file.
+
+    Raises:
+        OptionError: results are there and ``resume`` is not set, or they are of another study, or damaged.
+        OutputError: it cannot be written, or another process writes it.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any], *, resume: bool) -> None:
+        make_folder(folder)
+        self._path, header = folder / RECORDS, folder / HEADER
+        if header.exists():
+            if not resume:
+                cure = "resume it, or name another folder"
+                raise OptionError("there is a study already", got=str(folder), cure=cure)
+            _check_same(read_header(folder)["identity"], identity)
+        elif self._path.exists() and self._path.stat().st_size:
+            raise OptionError("records without a header", got=str(self._path), cure="name another folder")
+        try:
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise OutputError("records cannot be written", got=str(error), cure="name another folder") from error
+        try:
+            _lock(self._file.fileno(), self._path)
+            if not header.exists():
+                partial = header.with_suffix(".tmp")
+                partial.write_text(json.dumps({"identity": identity, "facts": facts}, indent=1) + "\n", "utf-8")
+                partial.replace(header)
+            os.truncate(self._path, _whole_lines(self._path))
+            self.done = _done(folder)
+        except BaseException:
+            self._file.close()
+            raise
+        self._synced = monotonic()
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records in one write.
+
+        Raises:
+            OutputError: the disk is full, or the like.
+        """
+        listed = list(records)
+        lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in listed)
+        try:
+            self._file.write(lines.encode())
+            self._file.flush()
+            if monotonic() - self._synced > _SYNC_S:
+                os.fsync(self._file.fileno())
+                self._synced = monotonic()
+        except OSError as error:
+            raise OutputError("records cannot be written", got=str(error), cure="make room, then resume") from error
+        self.done.update(_task(record) for record in listed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """What a study is of: ``identity`` and ``facts``.
+
+    Raises:
+        OptionError: there is no study, or its header is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / HEADER).read_text("utf-8"))
+        return {"identity": found["identity"], "facts": found["facts"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError("no study in this folder", got=f"{folder}: {error!r}", allowed=f"{HEADER}") from error
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of a study, one at a time, in the order in which they were made; a cut last line is left out.
+
+    Raises:
+        OptionError: a line that is damaged.
+    """
+    path = folder / RECORDS
+    left = _whole_lines(path)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            left -= len(line)
+            if left < 0:
+                return
+            try:
+                record = json.loads(line)
+                _task(record)
+            except (ValueError, KeyError, TypeError) as error:
+                cure = "delete the line, then resume: it is done anew"
+                raise OptionError("a damaged record", got=f"line {number} of {path}: {error!r}", cure=cure) from error
+            yield record
+
+
+def write_parquet(folder: Path, name: str = "results.parquet") -> Path:
+    """Write the values of a study as a table, one row per sample, method, seed, text and metric.
+
+    Raises:
+        OptionError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise OptionError("Parquet needs pyarrow", got=str(error), cure="pip install 'eyeshine[data]'") from error
+    columns = {
+        "key": arrow.string(), "method": arrow.string(), "seed": arrow.int64(), "role": arrow.string(),
+        "text": arrow.string(), "scored": arrow.string(), "metric": arrow.string(), "value": arrow.float64(),
+        "curve": arrow.list_(arrow.float64()), "explain_ms": arrow.float64(), "error": arrow.string(),
+    }  # fmt: skip
+    schema, path = arrow.schema(list(columns.items())), folder / name
+    with parquet.ParquetWriter(path, schema) as writer:
+        rows: list[dict[str, Any]] = []
+        for record in read_records(folder):
+            rows += _rows(record)
+            if len(rows) >= 10_000:
+                writer.write_table(arrow.Table.from_pylist(rows, schema))
+                rows.clear()
+        writer.write_table(arrow.Table.from_pylist(rows, schema))
+    return path
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    common = {name: record.get(name) for name in ("key", "method", "seed", "explain_ms", "error")}
+    if "error" in record:
+        yield common
+    for item in record.get("items", ()):
+        said = {name: item[name] for name in ("role", "text", "scored")}
+        for metric, value in item["values"].items():
+            yield {**common, **said, "metric": metric, "value": value, "curve": item["curves"].get(metric)}
+
+
+def _done(folder: Path) -> set[Task]:
+    done: set[Task] = set()
+    for record in read_records(folder):
+        if (task := _task(record)) in done:
+            raise OptionError("a record is there twice", got=f"{folder / RECORDS}: {task}")
+        done.add(task)
+    return done
+
+
+def _task(record: Mapping[str, Any]) -> Task:
+    return str(record["key"]), str(record["method"]), int(record["seed"])
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last line that is whole: ended, and JSON."""
+    if not path.exists():
+        return 0
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        # Records are a few kilobytes; a block of zeros after a power failure is one "line" without an end.
+        back = 1 << 16
+        while True:
+            file.seek(max(0, size - back))
+            tail = file.read()
+            lines = tail.split(b"\n")
+            if len(lines) > 2 or back >= size:
+                break
+            back *= 4
+    end = size - len(lines[-1])
+    if len(lines) > 1 and not _is_json(lines[-2]):
+        end -= len(lines[-2]) + 1
+    return end
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_same(there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    plain = json.loads(json.dumps(asked))
+    differing = [name for name in sorted({*there, *plain}) if there.get(name) != plain.get(name)]
+    if differing:
+        got = "; ".join(f"{name}: {plain.get(name)!r:.200} (there: {there.get(name)!r:.200})" for name in differing)
+        raise OptionError("the study in this folder is another one", got=got, cure="name another folder")
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a file that is open for writing cannot be opened a second time by accident
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OutputError("another process writes these records", got=str(path), cure="wait for it") from error

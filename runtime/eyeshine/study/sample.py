@@ -1,0 +1,182 @@
+"""One sample of a study: explained once per method, and its maps evaluated together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyeshine.datasets import Content, Sample
+from eyeshine.errors import EngineError, EyeshineError, ImageError, TextError
+from eyeshine.explanation import Explanation
+from eyeshine.metrics import Score, evaluate
+
+if TYPE_CHECKING:
+    from eyeshine.explainer import Explainer
+    from eyeshine.study.run import Study
+
+__all__ = ["examine"]
+
+Task = tuple[str, int]
+Record = dict[str, Any]
+
+_PER_SAMPLE = (ImageError, TextError, EngineError)  # what is wrong with one sample; anything else ends the study
+_DIGITS = 6  # of the points of curves, below what engines agree to
+
+
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """One text to explain, and what its map is scored for."""
+
+    role: str
+    text: str
+    scored: str
+    mask: NDArray[np.bool_] | None
+    negative: str | None
+
+
+def examine(
+    study: Study, explainer: Explainer, sample: Sample, todo: Collection[Task], *, strict: bool = False
+) -> list[Record]:
+    """The records of a sample, one per task (method, seed).
+
+    The image is encoded by itself right before it is explained: a method's time is given in multiples of that.
+
+    Raises:
+        ImageError, TextError, EngineError: where ``strict``; else the record of such a task says what was wrong.
+    """
+    made: dict[Task, Record] = {}
+
+    def keep(task: Task, error: EyeshineError) -> None:
+        if strict:
+            raise error
+        made.setdefault(task, _record(sample, task, error=f"{type(error).__name__}: {error}"))
+
+    try:
+        content = sample.open()
+        started = perf_counter()
+        embedding = explainer.encode_images(content.image)[0]
+        encode_ms = (perf_counter() - started) * 1e3
+        items = _items(study, explainer, content, embedding)
+        explained: dict[Task, tuple[Explanation, float]] = {}
+        for task in todo:
+            try:
+                explained[task] = _explain(study, explainer, content.image, items, task, explained)
+            except _PER_SAMPLE as error:
+                keep(task, error)
+        for seed in dict.fromkeys(seed for _, seed in explained):
+            maps = {task: explanation for task, (explanation, _) in explained.items() if task[1] == seed}
+            for task, rows in _evaluate(study, explainer, items, maps, seed):
+                times = {"explain_ms": round(explained[task][1], 4), "encode_ms": round(encode_ms, 4)}
+                made[task] = _record(sample, task, **times, items=rows)
+    except _PER_SAMPLE as error:
+        for task in todo:
+            keep(task, error)
+    return [made[task] for task in todo]
+
+
+def _record(sample: Sample, task: Task, **facts: Any) -> Record:
+    return {"key": sample.key, "method": task[0], "seed": task[1], **facts}
+
+
+def _items(study: Study, explainer: Explainer, content: Content, embedding: NDArray[np.float32]) -> list[_Item]:
+    """What is explained of a sample, for each role of the protocol."""
+    count = len(content.texts)
+    masks, negatives = content.masks or (None,) * count, content.negatives or (None,) * count
+    items = [
+        _Item("truth", text, text, mask, negative)
+        for text, mask, negative in zip(content.texts, masks, negatives, strict=True)
+    ]
+    if "predicted" in study.preset.roles:
+        assert content.label is not None
+        labels = study.dataset.labels
+        best = int(np.argmax(explainer.encode_texts(labels, truncate=study.truncate) @ embedding))
+        items.append(_Item("predicted", labels[best], labels[content.label], masks[0], negatives[0]))
+    return items
+
+
+def _explain(
+    study: Study,
+    explainer: Explainer,
+    image: NDArray[np.uint8],
+    items: list[_Item],
+    task: Task,
+    explained: dict[Task, tuple[Explanation, float]],
+) -> tuple[Explanation, float]:
+    """The maps of a method, one for each item, and the milliseconds that they took without the loading of graphs.
+
+    A method that draws nothing is run once for all seeds.
+    """
+    name, seed = task
+    method = study.method(name, seed)
+    if method is study.methods[name]:
+        again = next((pair for (other, _), pair in explained.items() if other == name), None)
+        if again is not None:
+            return again
+    texts = list(dict.fromkeys(item.text for item in items))
+    started = perf_counter()
+    found = explainer.explain(image, texts, method=method, truncate=study.truncate, max_batch=study.max_batch)
+    wall_ms = (perf_counter() - started) * 1e3 - found.timings_ms.get("load", 0.0)
+    order = [texts.index(item.text) for item in items]
+    return _joined([found], order), wall_ms
+
+
+def _joined(explanations: list[Explanation], order: list[int]) -> Explanation:
+    """Several explanations of one image as one, of each the prompts ``order``: their frames then share batches."""
+    first = explanations[0]
+    return replace(
+        first,
+        texts=tuple(first.texts[k] for k in order) * len(explanations),
+        maps=np.concatenate([explanation.maps[:, order] for explanation in explanations], axis=1),
+        similarities=np.concatenate([explanation.similarities[:, order] for explanation in explanations], axis=1),
+        details={},
+    )
+
+
+def _evaluate(
+    study: Study, explainer: Explainer, items: list[_Item], maps: dict[Task, Explanation], seed: int
+) -> Iterator[tuple[Task, list[Record]]]:
+    """The items of each task's record; maps of one grid are evaluated together, and the image is encoded once."""
+    metrics = study.metrics(seed)
+    needs = frozenset[str]().union(*(metric.needs for metric in metrics.values()))
+    own = [k for k, item in enumerate(items) if item.role == "truth" or item.text != item.scored]
+    for grid in dict.fromkeys(explanation.patch_grid for explanation in maps.values()):
+        tasks = [task for task, explanation in maps.items() if explanation.patch_grid == grid]
+        chosen = [items[k] for k in own] * len(tasks)
+        found = evaluate(
+            explainer,
+            _joined([maps[task] for task in tasks], own),
+            metrics=metrics,
+            scored=[item.scored for item in chosen],
+            negative=[str(item.negative) for item in chosen] if "contrast" in needs else None,
+            labels=study.dataset.labels if "labels" in needs else None,
+            masks=[item.mask for item in chosen] if "mask" in needs else None,
+            max_batch=study.max_batch,
+            truncate=study.truncate,
+        )
+        for number, task in enumerate(tasks):
+            of_own = found.scores[0][number * len(own) : (number + 1) * len(own)]
+            scores = dict(zip(own, of_own, strict=True))
+            # The model was right: the map of the predicted label is that of the true one, and so are its scores.
+            rows = [scores.get(k, scores[0]) for k in range(len(items))]
+            yield (
+                task,
+                [_row(item, dict(zip(metrics, row, strict=True))) for item, row in zip(items, rows, strict=True)],
+            )
+
+
+def _row(item: _Item, scores: dict[str, Score]) -> Record:
+    """One item of a record: values, and where there are any curves, parts and flags."""
+    return {
+        "role": item.role,
+        "text": str(item.text),
+        "scored": str(item.scored),
+        "values": {name: score.value for name, score in scores.items()},
+        "curves": {n: [round(y, _DIGITS) for _, y in score.curve] for n, score in scores.items() if score.curve},
+        "parts": {name: dict(score.parts) for name, score in scores.items() if score.parts},
+        "flags": {name: list(score.flags) for name, score in scores.items() if score.flags},
+    }

@@ -1,0 +1,29 @@
+"""A tiny model, and studies over a few scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eyeshine import Explainer
+from eyeshine.datasets import Roads
+from eyeshine.methods import METHODS
+from eyeshine.study import PRESETS, Study, get_preset
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bundle: Path) -> Explainer:
+    return Explainer.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def study_of():
+    """A study of two methods over four small scenes; ``names`` are those of metrics, or of a preset."""
+
+    def build(*names, texts="label", count=4, methods=("grad_eclip", "attention"), **given):
+        preset = get_preset(names) if names else PRESETS["pointing"]
+        data = Roads(count, texts=preset.texts if names[:1] and names[0] in PRESETS else texts, size=64)
+        return Study(dataset=data, methods={name: METHODS[name] for name in methods}, preset=preset, **given)
+
+    return build
