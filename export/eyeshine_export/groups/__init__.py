@@ -8,6 +8,7 @@ from typing import Final
 from eyeshine.errors import OptionError
 from eyeshine_export.groups.base import Built, Case, Group, Parts
 from eyeshine_export.groups.deep import DEEP
+from eyeshine_export.groups.gates import GATES
 from eyeshine_export.groups.gradcam import GRADCAM
 from eyeshine_export.groups.hidden import HIDDEN
 from eyeshine_export.groups.legrad import LEGRAD
@@ -22,7 +23,7 @@ __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
 GROUPS: Final[dict[str, Group]] = {
     group.name: group
-    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM)
+    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM, GATES)
 }
 ALL: Final = "all"
 
