@@ -194,8 +194,8 @@ def test_a_tokenizer_that_is_none(copy):
 
 def test_a_graph_or_signal_that_is_not_there_says_how_to_export_it(copy):
     opened = Bundle.open(copy)
-    with pytest.raises(SignalError, match=r"no graph 'surgery'"):
-        opened.graph("surgery")
+    with pytest.raises(SignalError, match=r"no graph 'fourier'"):
+        opened.graph("fourier")
     with pytest.raises(SignalError, match="--layers 4"):
         opened.cheapest(frozenset({"gradient"}), blocks=4)
 

@@ -86,7 +86,8 @@ def arrays(source: Source, dtype: type[np.floating] = np.float64) -> dict[str, n
 
 def export_tiny(out: Path, layers: int | None = 3, force: bool = False) -> Path:
     """Export the default tiny model into ``out``."""
-    export_bundle(tiny_source(), out, ExportOptions(layers=layers, force=force, signals=("hidden", "words")))
+    groups = ("hidden", "words", "surgery", "pixels", "lrp")
+    export_bundle(tiny_source(), out, ExportOptions(layers=layers, force=force, signals=groups))
     return out
 
 

@@ -12,18 +12,21 @@ from eyeshine_export.groups.gates import GATES
 from eyeshine_export.groups.gradcam import GRADCAM
 from eyeshine_export.groups.hidden import HIDDEN
 from eyeshine_export.groups.legrad import LEGRAD
+from eyeshine_export.groups.lrp import LRP
+from eyeshine_export.groups.pixels import PIXELS
 from eyeshine_export.groups.plain import PLAIN
 from eyeshine_export.groups.queries import QUERIES
 from eyeshine_export.groups.relevance import RELEVANCE
 from eyeshine_export.groups.rollout import ROLLOUT
 from eyeshine_export.groups.single_head import SINGLE_HEAD
+from eyeshine_export.groups.surgery import SURGERY
 from eyeshine_export.groups.words import WORDS
 
 __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
 GROUPS: Final[dict[str, Group]] = {
     group.name: group
-    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM, GATES)
+    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM, GATES, SURGERY, PIXELS, LRP)
 }
 ALL: Final = "all"
 
