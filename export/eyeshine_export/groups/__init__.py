@@ -26,7 +26,22 @@ __all__ = ["ALL", "GROUPS", "Built", "Case", "Group", "Parts", "choose_groups"]
 
 GROUPS: Final[dict[str, Group]] = {
     group.name: group
-    for group in (PLAIN, DEEP, QUERIES, SINGLE_HEAD, HIDDEN, WORDS, ROLLOUT, RELEVANCE, LEGRAD, GRADCAM, GATES, SURGERY, PIXELS, LRP)
+    for group in (
+        PLAIN,
+        DEEP,
+        QUERIES,
+        SINGLE_HEAD,
+        HIDDEN,
+        WORDS,
+        ROLLOUT,
+        RELEVANCE,
+        LEGRAD,
+        GRADCAM,
+        GATES,
+        SURGERY,
+        PIXELS,
+        LRP,
+    )
 }
 ALL: Final = "all"
 
