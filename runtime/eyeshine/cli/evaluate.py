@@ -1,4 +1,4 @@
-"""``eyeshine evaluate`` and ``eyeshine metrics``."""
+"""``eyeshine evaluate``: images, or a data set (see ``study.py``)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eyeshine.cli import study
 from eyeshine.cli.engines import Device, Precision, Provider, Threads, options_of
 from eyeshine.cli.explain import _progress
+from eyeshine.cli.metrics import metrics
 from eyeshine.errors import EngineError, ImageError, OptionError
 
 if TYPE_CHECKING:
@@ -30,10 +32,10 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    images: Annotated[list[str], typer.Argument(help="Image files.")],
-    text: Annotated[list[str], typer.Option("--text", "-t", help="A text; repeat for several.")],
+    images: Annotated[list[str] | None, typer.Argument(help="Image files.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text; repeat for several.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="See `eyeshine metrics`; repeat.")] = None,
-    preset: Annotated[list[str] | None, typer.Option(help="rise, gradeclip-imagenet or m2ib-fixed; repeat.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="See `eyeshine metrics`; repeat.")] = None,
     negative: Annotated[
         list[str] | None, typer.Option(help="A negative text for all, or repeat: one for each.")
     ] = None,
@@ -44,9 +46,15 @@ def evaluate(
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Most masked images of one forward pass.")] = 32,
     bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method", "-m", help="See `eyeshine methods`; by default grad_eclip. Of --dataset: repeat, or all."
+        ),
+    ] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="NAME=VALUE of the method; repeat. See `eyeshine methods`.")
+        list[str] | None,
+        typer.Option("--set", "-s", help="NAME=VALUE of the method, METHOD.NAME=VALUE of one of several; repeat."),
     ] = None,
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
@@ -62,14 +70,56 @@ def evaluate(
     resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
+    dataset: study.DatasetName = None,
+    data: study.Data = None,
+    images_folder: study.ImagesFolder = None,
+    split: study.Split = "test",
+    names: study.Names = None,
+    texts: study.TextsOf = None,
+    first: study.First = None,
+    limit: study.Limit = None,
+    seeds: study.Seeds = "0",
+    out: study.Out = None,
+    resume: study.Resume = False,
+    strict: study.Strict = False,
+    parquet: study.Parquet = False,
 ) -> None:
-    """Score the maps of images and texts by how the model answers when hot regions are hidden or shown."""
+    """Score the maps of images and texts by how the model answers when hot regions are hidden or shown.
+
+    With --dataset: those of a data set, by several methods under one protocol, with a report.
+    """
     from rich.console import Console
 
     from eyeshine.explainer import Explainer
     from eyeshine.methods.configure import configure, parse_settings
     from eyeshine.metrics.presets import choose_metrics
 
+    def load() -> Explainer:
+        engine = options_of(provider, threads, precision, device)
+        return Explainer.load(bundle, provider=engine, resize=resize, templates=template or ())
+
+    methods, asked = method or ["grad_eclip"], [*(metric or ()), *(preset or ())]
+    of_images: dict[str, object] = {
+        "image files": images, "--text": text, "--negative": negative, "--label": label, "--labels": labels,
+        "--mask": mask, "--json": as_json, "--against": against, "--against-rest": against_rest,
+        "--against-auto": against_auto,
+    }  # fmt: skip
+    of_datasets: dict[str, object] = {
+        "--data": data, "--images": images_folder, "--names": names, "--texts": texts, "--first": first,
+        "--limit": limit, "--out": out, "--resume": resume, "--strict": strict, "--parquet": parquet,
+    }  # fmt: skip
+    if dataset is not None:
+        study.check_absent(of_images, "an evaluation of a data set")
+        source = study.Source(dataset, data, images_folder, split, names, texts, first, limit)
+        study.run_study(
+            load, source, methods, setting or [], asked, out, seeds=seeds, max_batch=max_batch, truncate=truncate,
+            resume=resume, strict=strict, parquet=parquet,
+        )  # fmt: skip
+        return
+    study.check_absent(of_datasets, "an evaluation of images")
+    if not images or not text or len(methods) > 1:
+        got = f"{len(images or ())} image(s), {len(text or ())} text(s), {len(methods)} method(s)"
+        raise OptionError("images, --text and one --method; or --dataset", got=got, cure="eyeshine evaluate --help")
     if sum(map(bool, (against, against_rest, against_auto))) > 1:
         raise OptionError("--against, --against-rest and --against-auto exclude each other", cure="pass one of them")
     if mask and (len(images) > 1 or len(mask) not in (1, len(text))):
@@ -83,14 +133,12 @@ def evaluate(
         "masks": None if not mask else _mask(mask[0]) if len(mask) == 1 else [_mask(path) for path in mask],
     }
     # What is wrong with the request is said once, before any image is read.
-    how = configure(method, parse_settings(setting or ()))
+    how = configure(methods[0], parse_settings(setting or ()))
     needs = {"contrast": "negative", "labels": "labels", "mask": "masks"}
     given = frozenset(need for need, name in needs.items() if truth[name] is not None)
     given |= {"contrast"} if against_auto else set()
-    chosen = choose_metrics([*(metric or ()), *(preset or ())] if metric or preset else None, given)
-    explainer = Explainer.load(
-        bundle, provider=options_of(provider, threads, precision, device), resize=resize, templates=template or ()
-    )
+    chosen = choose_metrics(asked or None, given)
+    explainer = load()
     failures = 0
     with _progress(images) as each:
         for image in each:
@@ -118,38 +166,6 @@ def evaluate(
     if failures:
         typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)
         raise typer.Exit(1)
-
-
-def metrics(as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False) -> None:
-    """List the metrics and the presets."""
-    from eyeshine.metrics import METRICS, PRESETS
-
-    if as_json:
-        rows = [
-            {
-                "name": name,
-                "preset": preset,
-                "direction": metric.direction,
-                "unit": metric.unit,
-                "needs": sorted(metric.needs),
-                "images": sum(view.count for view in metric.views),
-                "reference": metric.reference,
-            }
-            for preset, found in [(None, METRICS), *PRESETS.items()]
-            for name, metric in found.items()
-        ]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("metric", "better", "unit", "needs", "images")
-    for name, metric in METRICS.items():
-        images = sum(view.count for view in metric.views)
-        table.add_row(name, metric.direction, metric.unit, ", ".join(sorted(metric.needs)), str(images))
-    Console().print(table)
-    for preset, found in PRESETS.items():
-        typer.echo(f"preset {preset}: {', '.join(found)}")
 
 
 def _lines(path: Path) -> list[str]:

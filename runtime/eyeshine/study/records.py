@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from eyeshine.errors import OptionError, OutputError
 from eyeshine.saving import make_folder
 
-__all__ = ["HEADER", "RECORDS", "Records", "Task", "read_header", "read_records", "write_parquet"]
+__all__ = ["HEADER", "RECORDS", "Records", "Task", "read_header", "read_records"]
 
 Task = tuple[str, str, int]
 """Key of the sample, name of the method, seed."""
@@ -130,44 +130,6 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                 cure = "delete the line, then resume: it is done anew"
                 raise OptionError("a damaged record", got=f"line {number} of {path}: {error!r}", cure=cure) from error
             yield record
-
-
-def write_parquet(folder: Path, name: str = "results.parquet") -> Path:
-    """Write the values of a study as a table, one row per sample, method, seed, text and metric.
-
-    Raises:
-        OptionError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise OptionError("Parquet needs pyarrow", got=str(error), cure="pip install 'eyeshine[data]'") from error
-    columns = {
-        "key": arrow.string(), "method": arrow.string(), "seed": arrow.int64(), "role": arrow.string(),
-        "text": arrow.string(), "scored": arrow.string(), "metric": arrow.string(), "value": arrow.float64(),
-        "curve": arrow.list_(arrow.float64()), "explain_ms": arrow.float64(), "error": arrow.string(),
-    }  # fmt: skip
-    schema, path = arrow.schema(list(columns.items())), folder / name
-    with parquet.ParquetWriter(path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for record in read_records(folder):
-            rows += _rows(record)
-            if len(rows) >= 10_000:
-                writer.write_table(arrow.Table.from_pylist(rows, schema))
-                rows.clear()
-        writer.write_table(arrow.Table.from_pylist(rows, schema))
-    return path
-
-
-def _rows(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    common = {name: record.get(name) for name in ("key", "method", "seed", "explain_ms", "error")}
-    if "error" in record:
-        yield common
-    for item in record.get("items", ()):
-        said = {name: item[name] for name in ("role", "text", "scored")}
-        for metric, value in item["values"].items():
-            yield {**common, **said, "metric": metric, "value": value, "curve": item["curves"].get(metric)}
 
 
 def _done(folder: Path) -> set[Task]:

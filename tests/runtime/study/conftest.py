@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
 from eyeshine import Explainer
 from eyeshine.datasets import Roads
+from eyeshine.errors import UnknownWordsWarning
 from eyeshine.methods import METHODS
 from eyeshine.study import PRESETS, Study, get_preset
+
+
+@pytest.fixture(autouse=True)
+def _words():
+    """The tiny model knows few of the scenes' words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordsWarning)
+        yield
 
 
 @pytest.fixture(scope="session")

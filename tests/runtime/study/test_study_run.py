@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -11,22 +10,16 @@ import numpy as np
 import pytest
 
 from eyeshine.datasets import Roads, Sample
-from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, SignalError, UnknownWordsWarning
+from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, SignalError
 from eyeshine.methods import METHODS, GradEclip
 from eyeshine.metrics import Deletion, Steps
 from eyeshine.study import PRESETS, Column, Preset, get_preset, read_records, run
-from eyeshine.study.records import HEADER, RECORDS, Records, write_parquet
+from eyeshine.study.parquet import write_parquet
+from eyeshine.study.records import HEADER, RECORDS, Records
 
 CURVES = Preset(
     "curves", "label", {"deletion": Deletion("prob", Steps(points=4))}, (Column("deletion", "deletion"),)
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _words():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownWordsWarning)
-        yield
 
 
 def contents(folder):

@@ -1,0 +1,164 @@
+"""``eyeshine evaluate --dataset``: methods over a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from eyeshine.errors import OptionError
+
+if TYPE_CHECKING:
+    from eyeshine.datasets import Dataset
+    from eyeshine.explainer import Explainer
+    from eyeshine.methods import AnyMethod
+    from eyeshine.roads.layout import Variant
+
+__all__ = [
+    "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "Resume", "Seeds", "Source",
+    "Split", "Strict", "TextsOf", "check_absent", "run_study",
+]  # fmt: skip
+
+DatasetName = Annotated[
+    str | None,
+    typer.Option("--dataset", help="In place of images: roads, roads-cluttered, captions, karpathy, folders or coco."),
+]
+Data = Annotated[Path | None, typer.Option(help="Its table (captions), JSON (karpathy, coco) or folder (folders).")]
+ImagesFolder = Annotated[Path | None, typer.Option("--images", help="Folder of its images (captions, karpathy, coco).")]
+Split = Annotated[str, typer.Option(help="Of karpathy: train, restval, val or test.")]
+Names = Annotated[Path | None, typer.Option(help="Of folders: a file of FOLDER NAME lines.")]
+TextsOf = Annotated[str | None, typer.Option("--texts", help="Of roads: label, labels or captions; or the preset's.")]
+First = Annotated[int | None, typer.Option(help="Of roads: the first seed.")]
+Limit = Annotated[int | None, typer.Option("--limit", "--scenes", help="Most samples; a later run may add more.")]
+Seeds = Annotated[str, typer.Option(help="0,1,2: of ties, random colours, and of methods that draw.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a data set's records and report.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Carry on what is in the folder.")]
+Strict = Annotated[bool, typer.Option("--strict", help="End at the first sample that fails.")]
+Parquet = Annotated[bool, typer.Option("--parquet", help="Write results.parquet as well.")]
+
+_FOLDERS = {"captions": False, "karpathy": True, "coco": True}  # whether the folder of images must be named
+
+
+@dataclass(frozen=True)
+class Source:
+    """The options that name a data set."""
+
+    dataset: str
+    data: Path | None = None
+    images: Path | None = None
+    split: str = "test"
+    names: Path | None = None
+    texts: str | None = None
+    first: int | None = None
+    limit: int | None = None
+
+    def open(self, texts: str) -> Dataset:
+        """The data set; ``texts`` is what the preset wants explained.
+
+        Raises:
+            OptionError: an unknown name, or files that are missing or of another form.
+        """
+        from eyeshine.datasets import Captions, ClassFolders, Coco, Karpathy, Roads
+
+        if self.dataset in ("roads", "roads-cluttered"):
+            numbers = {"count": self.limit, "first": self.first}
+            chosen: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+            variant: Variant = "cluttered" if self.dataset == "roads-cluttered" else "plain"
+            return Roads(**chosen, variant=variant, texts=cast(Any, self.texts or texts))  # Roads checks it
+        if self.dataset not in ("folders", *_FOLDERS):
+            allowed = "roads, roads-cluttered, captions, karpathy, folders, coco"
+            raise OptionError("unknown data set", got=repr(self.dataset), allowed=allowed)
+        if self.data is None or (self.images is None and _FOLDERS.get(self.dataset)):
+            missing = "--data" if self.data is None else "--images"
+            raise OptionError(f"data set {self.dataset} takes {missing}", cure="eyeshine evaluate --help")
+        if self.dataset == "folders":
+            return ClassFolders(self.data, self.names)
+        if self.images is None:
+            return Captions(self.data)
+        if self.dataset == "captions":
+            return Captions(self.data, self.images)
+        return Coco(self.data, self.images) if self.dataset == "coco" else Karpathy(self.data, self.images, self.split)
+
+
+def run_study(
+    load: Any,
+    source: Source,
+    methods: list[str],
+    settings: list[str],
+    names: list[str],
+    out: Path | None,
+    *,
+    seeds: str,
+    max_batch: int,
+    truncate: bool,
+    resume: bool,
+    strict: bool,
+    parquet: bool,
+) -> None:
+    """Run a study and write its report.
+
+    Args:
+        load: makes the explainer.
+        source: the data set.
+        methods: names, or "all".
+        settings: ``NAME=VALUE`` of the only method, ``METHOD.NAME=VALUE`` of several.
+        names: a preset, or metrics.
+        out: the folder.
+        seeds, max_batch, truncate, resume, strict, parquet: as the options.
+    """
+    from rich.console import Console
+
+    from eyeshine.study import Study, get_preset, run, write_parquet, write_report
+    from eyeshine.study.parquet import check_parquet
+
+    if out is None:
+        raise OptionError("a study writes records", got="no folder", cure="--out FOLDER")
+    if parquet:
+        check_parquet()
+    preset = get_preset(tuple(names), cast(Any, source.texts or "label"))  # the data set checks it
+    study = Study(
+        dataset=source.open(preset.texts), methods=_configured(methods, settings), preset=preset, seeds=_seeds(seeds),
+        limit=source.limit, max_batch=max_batch, truncate=truncate,
+    )  # fmt: skip
+    explainer: Explainer = load()
+    progress = Console(stderr=True).is_terminal
+    made = run(study, explainer, out, resume=resume, strict=strict, progress=progress)
+    typer.echo(f"{made} records made", err=True)
+    if parquet:
+        typer.echo(write_parquet(out))
+    report = write_report(study, explainer, out)
+    typer.echo(report.read_text("utf-8"))
+    typer.echo(report)
+
+
+def _configured(names: list[str], settings: list[str]) -> dict[str, AnyMethod]:
+    """The methods with their settings."""
+    from eyeshine.methods import METHODS
+    from eyeshine.methods.configure import configure, parse_settings
+
+    listed = list(METHODS) if names == ["all"] else list(dict.fromkeys(names))
+    own: dict[str, dict[str, Any]] = {name: {} for name in listed}
+    for setting, value in parse_settings(settings).items():
+        method, dot, name = setting.partition(".")
+        if not dot and len(listed) == 1:
+            method, name = listed[0], setting
+        if method not in own or not name:
+            cure = "METHOD.NAME=VALUE, where there are several methods"
+            raise OptionError("a setting of no method of this study", got=repr(setting), cure=cure)
+        own[method][name] = value
+    return {name: configure(name, own[name]) for name in listed}
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError("--seeds takes numbers with commas between them", got=repr(text)) from None
+
+
+def check_absent(given: dict[str, object], kind: str) -> None:
+    """Raise OptionError where an option of the other kind of evaluation is given."""
+    if there := [name for name, value in given.items() if value]:
+        raise OptionError(f"{', '.join(there)}: not an option of {kind}", cure="eyeshine evaluate --help")
