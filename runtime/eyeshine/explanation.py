@@ -35,8 +35,8 @@ class Facts:
         timings_ms: preprocess, text, load (of a graph, at its first use), graph, maps (or passes, of a method by
             passes), total; milliseconds, whole call.
         background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
-        details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contrast" (``Contrast`` of each
-            image and text), "adjustment", "passes" (of a method by passes: images encoded, images of a full batch,
+        details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contributions"
+            (``HeadContributions``), "contrast" (``Contrast`` of each image and text), "adjustment", "passes" (of a method by passes: images encoded, images of a full batch,
             and what the method notes of each image).
         adjusted: whether metrics had a part in the maps; metrics refuse to score them.
     """
@@ -155,6 +155,9 @@ class Explanation(Facts):
         if "heads" in self.details:
             heads = self.details["heads"]
             rows["heads"] = [heads.chosen(image, prompt) for prompt in range(len(self.texts))]
+        if "contributions" in self.details:
+            found = self.details["contributions"]
+            rows["contributions"] = [found.record(image, prompt) for prompt in range(len(self.texts))]
         if "contrast" in self.details:
             rows["contrast"] = [choice.record() for choice in self.details["contrast"][image]]
         if "adjustment" in self.details:

@@ -15,7 +15,7 @@ from eyeshine.concept.contrast import contrast_target
 from eyeshine.encoding import BundleModel, Encoder
 from eyeshine.engine import EngineOptions, Session
 from eyeshine.errors import EngineError, OptionError
-from eyeshine.methods import BlockSignals, ConceptAttribution, PassesMethod, graph_method
+from eyeshine.methods import BlockSignals, ConceptAttribution, HeadDecomposition, PassesMethod, graph_method
 from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
@@ -154,12 +154,16 @@ class Pipeline:
             read.update({name: request.target.combine(read[name]) for name in per_text})
         if "text" in method.needs and call.vectors is not None:
             read["text"] = like(outputs["similarity"], call.vectors[: len(request.texts)])
+        if "target" in method.needs and call.vectors is not None:
+            read["target"] = like(outputs["similarity"], request.target.vectors(call.vectors))
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
         manifest = self._bundle.manifest
         signals = BlockSignals(**read, backend=self._backend, depth=manifest.model.layers, grid=manifest.grid)
         if isinstance(method, ConceptAttribution):
             maps, call.details["heads"] = method.attribute(signals)
+        elif isinstance(method, HeadDecomposition):
+            maps, call.details["contributions"] = method.attribute(signals)
         else:
             maps = method.maps(signals, len(request.texts))
         return maps.reshape(len(request.photos), len(request.texts), *manifest.grid)

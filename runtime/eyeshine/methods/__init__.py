@@ -13,6 +13,7 @@ from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.grad_eclip import GradEclip
+from eyeshine.methods.head_decomposition import HeadDecomposition
 from eyeshine.methods.kernel_shap import KernelShap
 from eyeshine.methods.m2ib import M2ib
 from eyeshine.methods.mmel import Mmel
@@ -31,6 +32,7 @@ __all__ = [
     "Chefer",
     "ConceptAttribution",
     "GradEclip",
+    "HeadDecomposition",
     "KernelShap",
     "M2ib",
     "Method",
@@ -56,6 +58,7 @@ METHODS: Final[dict[str, AnyMethod]] = {
         ConceptAttribution(),
         Mmel(),
         MmelLiteral(),
+        HeadDecomposition(),
         Rise(),
         KernelShap(),
         Occlusion(),

@@ -36,6 +36,7 @@ class BlockSignals:
         class_attention: [B, K, H, T].
         gradient: [B, P, K, D], of the target, heads concatenated.
         text: [P, E], unit vectors of the explained texts.
+        target: [P, E] or [B, P, E], vectors whose dot product with the embedding is the explained score.
         head_projection: [K, D, E], what each channel of the heads adds to the embedding; a constant of the model.
     """
 
@@ -51,6 +52,7 @@ class BlockSignals:
     class_attention: Array | None = None
     gradient: Array | None = None
     text: Array | None = None
+    target: Array | None = None
     head_projection: Array | None = None
 
 
@@ -61,7 +63,7 @@ class Method(Protocol):
         name: in the registry, in results and on the command line.
         signals: names of the signals it reads; the runtime runs the cheapest graph that has them. Those of a modified
             model (``signals.MODIFIED``) stand in the fields of their kind.
-        needs: what else it reads: "text", "head_projection".
+        needs: what else it reads: "text", "target", "head_projection".
         blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
         cost: "graph" (nothing beyond the graph) or "patches" (arithmetic over patches).
