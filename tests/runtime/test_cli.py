@@ -195,16 +195,6 @@ def test_inspect_shows_graphs_hashes_parity_and_licence(tiny_bundle, capsys, mon
     assert json.loads(capsys.readouterr().out)["name"] == "tiny"
 
 
-def test_methods_are_listed(capsys):
-    assert run("methods", "--json") == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
-        "grad_eclip",
-        "chefer",
-        "attention",
-        "concept_attribution",
-    ]
-
-
 def test_export_from_the_command_line(tmp_path, capsys):
     from safetensors.torch import save_file
 

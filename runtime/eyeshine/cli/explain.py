@@ -1,11 +1,11 @@
-"""``eyeshine explain`` and ``eyeshine methods``."""
+"""``eyeshine explain``."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -25,9 +25,8 @@ _CAPTION = "caption"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command()(explain)
-    app.command()(methods)
 
 
 def explain(
@@ -120,37 +119,6 @@ def explain(
     if failures:
         typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)
         raise typer.Exit(1)
-
-
-def methods(as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False) -> None:
-    """List the attribution methods."""
-    from eyeshine.methods import METHODS
-    from eyeshine.methods.configure import settings_of
-
-    if as_json:
-        rows = [
-            {
-                "name": m.name,
-                "cost": m.cost,
-                "uses_text": m.uses_text,
-                "signals": sorted(m.signals),
-                "settings": settings_of(m),
-                "reference": m.reference,
-            }
-            for m in METHODS.values()
-        ]
-        typer.echo(json.dumps(rows, ensure_ascii=False, default=asdict))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("method", "cost", "depends on the text", "signals", "reference")
-    for m in METHODS.values():
-        table.add_row(m.name, m.cost, "yes" if m.uses_text else "no", ", ".join(sorted(m.signals)), m.reference)
-    Console().print(table)
-    for m in METHODS.values():
-        listed = ", ".join(f"{name}={value}" for name, value in settings_of(m).items())
-        typer.echo(f"{m.name}: {listed or 'no settings'}")
 
 
 def _captioner() -> Responder:

@@ -1,0 +1,84 @@
+"""``eyeshine methods``: every method with its cost, what it reads, whether a bundle has that, settings, reference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from eyeshine.bundle import Bundle
+    from eyeshine.methods import AnyMethod
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(methods)
+
+
+def methods(
+    name: Annotated[list[str] | None, typer.Argument(help="Of methods; all by default.")] = None,
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
+) -> None:
+    """List the attribution methods: cost, what they read, what runs them in a bundle, settings, reference.
+
+    Cost: "graph" (nothing beyond one run of a graph), "patches" (and arithmetic over patches), "passes" (many runs for
+    each image), "minutes" (for one image).
+    """
+    from eyeshine.bundle import Bundle
+    from eyeshine.methods import METHODS, get_method
+
+    opened = Bundle.open(bundle, verify=False)
+    rows = [_row(get_method(each), opened) for each in name or METHODS]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False, default=asdict))
+        return
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "cost", "text", "reads", f"in bundle {opened.name}", "reference", box=SIMPLE)
+    for row in rows:
+        reads = ", ".join((*row["signals"], *row["needs"]))
+        text = "yes" if row["uses_text"] else "no"
+        table.add_row(row["name"], row["cost"], text, reads, ", ".join(row["graphs"]) or "no", row["reference"])
+    Console().print(table)
+    for row in rows:
+        listed = ", ".join(f"{setting}={value}" for setting, value in row["settings"].items())
+        typer.echo(f"{row['name']}: {listed or 'no settings'}")
+        if row["cure"]:
+            typer.echo(f"  not in bundle {opened.name}: {row['cure']}")
+
+
+def _row(method: AnyMethod, bundle: Bundle) -> dict[str, Any]:
+    """One method as a record; ``graphs`` of the bundle run it, or ``cure`` says how to export one that has them."""
+    from eyeshine.errors import SignalError
+    from eyeshine.methods import by_passes, graph_method
+    from eyeshine.methods.configure import settings_of
+
+    try:
+        if by_passes(method):
+            graphs = [bundle.graph(each).file.removesuffix(".onnx") for each in sorted({"encode", *method.graphs})]
+        else:
+            reader = graph_method(method)
+            graphs = [bundle.cheapest(reader.signals, reader.blocks)]
+        cure = None
+    except SignalError as error:
+        graphs, cure = [], error.cure
+    return {
+        "name": method.name,
+        "cost": method.cost,
+        "uses_text": method.uses_text,
+        "signals": sorted(method.signals),
+        "needs": sorted(method.needs),
+        "graphs": graphs,
+        "cure": cure,
+        "settings": settings_of(method),
+        "reference": method.reference,
+    }

@@ -1,0 +1,59 @@
+"""``eyeshine methods``: what is listed is what the registry and a bundle say."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+
+from eyeshine.bundle import Bundle
+from eyeshine.cli import main
+from eyeshine.methods import METHODS, by_passes
+from eyeshine.methods.configure import settings_of
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def _own_warnings(monkeypatch):
+    """The command line shows warnings its own way."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+
+def test_every_method_is_listed_with_cost_signals_settings_and_reference(tiny_bundle, capsys):
+    assert run("methods", "--bundle", tiny_bundle, "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == list(METHODS)
+    bundle = Bundle.open(tiny_bundle)
+    for name, method in METHODS.items():
+        row = rows[name]
+        assert row["cost"] in ("graph", "patches", "passes", "minutes")
+        assert (row["cost"] == "passes") == by_passes(method)
+        assert (set(row["signals"]), set(row["needs"])) == (method.signals, method.needs)
+        assert list(row["settings"]) == list(settings_of(method))
+        assert row["reference"] == method.reference != ""
+        assert bool(row["graphs"]) != bool(row["cure"])
+        assert set(row["graphs"]) <= bundle.manifest.graphs.keys()
+
+
+def test_what_a_bundle_lacks_comes_with_the_command_that_exports_it(tiny_bundle, capsys, monkeypatch):
+    """The tiny bundle explains three blocks, MMEL reads four."""
+    monkeypatch.setenv("COLUMNS", "240")
+    assert run("methods", "mmel", "grad_eclip", "--bundle", tiny_bundle) == 0
+    out = capsys.readouterr().out
+    assert "Grad" in out
+    assert "grad_eclip: spatial=True, mode=faithful" in out
+    assert "not in bundle tiny: eyeshine export MODEL --layers 4" in out
+    assert "chefer" not in out
+    assert run("methods", "mmel", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["graphs"] == ["deep"]  # of the embedded bundle
+
+
+def test_a_method_that_is_not_there_is_named(capsys):
+    assert run("methods", "lime") == 2
+    assert "unknown method; got 'lime'" in capsys.readouterr().err
