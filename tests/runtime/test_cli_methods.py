@@ -33,7 +33,7 @@ def test_every_method_is_listed_with_cost_signals_settings_and_reference(tiny_bu
     for name, method in METHODS.items():
         row = rows[name]
         assert row["cost"] in ("graph", "patches", "passes", "minutes")
-        assert (row["cost"] == "passes") == by_passes(method)
+        assert row["cost"] in ("passes", "minutes") or not by_passes(method)
         assert (set(row["signals"]), set(row["needs"])) == (method.signals, method.needs)
         assert list(row["settings"]) == list(settings_of(method))
         assert row["reference"] == method.reference != ""
