@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.bundle import Bundle
-from eyeshine.encoding import Encoder
+from eyeshine.encoding import BundleModel, Encoder
 from eyeshine.engine import CpuOptions, EngineOptions, Session, choose, engine_options
 from eyeshine.errors import BundleError, FallbackWarning, OptionError
 from eyeshine.explanation import Explanation, check_finite
@@ -28,6 +29,7 @@ from eyeshine.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from eyeshine.device import DeviceExplanation
     from eyeshine.metrics import Evaluation
+    from eyeshine.text_side import Side, TextExplanation, TextMethod
 
 __all__ = ["Backend", "Explainer"]
 
@@ -134,6 +136,7 @@ class Explainer:
         for name in ("image", "text"):
             self._session(name)
 
+    @overload
     def explain(
         self,
         images: ImageLike | Sequence[ImageLike],
@@ -141,11 +144,42 @@ class Explainer:
         *,
         method: str | AnyMethod = "grad_eclip",
         against: Against = None,
+        side: Literal["image", "both"] = "image",
+        text_method: str | AnyMethod | None = None,
         truncate: bool = False,
         max_batch: int = 32,
         progress: bool = False,
-    ) -> Explanation:
-        """Explain where the model looked in each image for each text.
+    ) -> Explanation: ...
+
+    @overload
+    def explain(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        *,
+        method: str | AnyMethod = "grad_eclip",
+        against: Against = None,
+        side: Literal["text"],
+        text_method: str | AnyMethod | None = None,
+        truncate: bool = False,
+        max_batch: int = 32,
+        progress: bool = False,
+    ) -> TextExplanation: ...
+
+    def explain(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        *,
+        method: str | AnyMethod = "grad_eclip",
+        against: Against = None,
+        side: Side = "image",
+        text_method: str | AnyMethod | None = None,
+        truncate: bool = False,
+        max_batch: int = 32,
+        progress: bool = False,
+    ) -> Explanation | TextExplanation:
+        """Explain where the model looked in each image for each text, and what it read in the text.
 
         Args:
             images: a path, a PIL image, or a uint8 or float (0..1) array; a list of them is a batch.
@@ -153,16 +187,43 @@ class Explainer:
             method: a name from ``eyeshine methods``, a ``Method`` or a ``PassesMethod``.
             against: explain each text rather than these, rather than the "rest" of the texts, or rather than a contrast
                 that is chosen for each image ("auto" or ``ContrastOptions``; one ``encode`` more).
+            side: "image" (maps over patches), "text" (relevance of every token of the texts) or "both".
+            text_method: of the text side, a key of ``text_side.TEXT_METHODS`` or a method; by default that of the same
+                name as ``method``.
             truncate: accept texts that are longer than the context and cut them.
             max_batch: most images of one forward pass of a method by passes, 1..4096; the engine's nearest size is
                 taken. Memory grows with it, the map does not depend on it.
             progress: draw such a method's progress on stderr where it is a terminal.
+
+        Returns:
+            An ``Explanation``, with ``text_side`` where both sides were asked for; of "text" a ``TextExplanation``.
 
         Raises:
             ImageError, TextError, OptionError: what was passed in cannot be used.
             SignalError: the bundle lacks the signals that the method needs.
             EngineError: the engine is refused or failed, or a map is not finite.
         """
+        read = None
+        if side != "image" or text_method is not None:
+            from eyeshine.text_side import choose_text_method
+
+            for_text = choose_text_method(side, method, text_method, against)
+            read = self._explain_texts(images, texts, for_text, truncate, max_batch, warn=side == "text")
+            if side == "text":
+                return read
+        found = self._explain_images(images, texts, method, against, truncate, max_batch, progress)
+        return found if read is None else replace(found, text_side=read)
+
+    def _explain_images(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        method: str | AnyMethod,
+        against: Against,
+        truncate: bool,
+        max_batch: int,
+        progress: bool,
+    ) -> Explanation:
         chosen = get_method(method)
         if by_passes(chosen):
             call = self._call(images, texts, chosen, against, truncate)
@@ -178,6 +239,24 @@ class Explainer:
         call.clock.lap("maps")
         similarities = outputs["similarity"][:, : len(call.request.texts)]
         return Explanation(maps=maps, similarities=similarities, **self._facts(call, provider))
+
+    def _explain_texts(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        texts: Sequence[str],
+        method: TextMethod,
+        truncate: bool,
+        max_batch: int,
+        *,
+        warn: bool,
+    ) -> TextExplanation:
+        from eyeshine.text_side.run import explain_texts
+
+        facts = {} if self._fell_back is None else {"fell_back": self._fell_back}
+        return explain_texts(
+            self, images, texts, method,
+            sessions=self._sessions, truncate=truncate, max_batch=max_batch, warn=warn, facts=facts,
+        )  # fmt: skip
 
     def explain_on_device(
         self,
@@ -262,6 +341,14 @@ class Explainer:
             OptionError: ``max_batch`` outside 1..4096.
         """
         return Encoder(self._session("encode"), self.options, max_batch)
+
+    def model(self, max_batch: int = 32, *, progress: bool = False) -> BundleModel:
+        """The model as methods by passes see it, see ``methods.passes.Model``.
+
+        Raises:
+            OptionError: ``max_batch`` outside 1..4096.
+        """
+        return BundleModel(self.bundle, self._sessions, self.encoder(max_batch), progress=progress)
 
     def encode_texts(self, texts: Sequence[str], *, truncate: bool = False) -> Array:
         """Unit text embeddings [P, E]."""

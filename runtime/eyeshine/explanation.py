@@ -15,6 +15,8 @@ from eyeshine.upsample import Scale, normalize_maps, suppress, to_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from eyeshine.text_side.result import TextExplanation
+
 __all__ = ["Explanation", "Facts", "check_finite"]
 
 Heatmaps = NDArray[np.float32] | list[NDArray[np.float32]]
@@ -66,10 +68,12 @@ class Explanation(Facts):
     Attributes:
         maps: float32 [B, P, h, w] at patch resolution, the method's own values; all zeros where there is no evidence.
         similarities: float32 [B, P], cosine of image and text.
+        text_side: the same texts token by token, where both sides were asked for.
     """
 
     maps: NDArray[np.float32]
     similarities: NDArray[np.float32]
+    text_side: TextExplanation | None = None
 
     @property
     def patch_grid(self) -> tuple[int, int]:
@@ -146,6 +150,7 @@ class Explanation(Facts):
             "similarities": [round(float(value), 6) for value in self.similarities[image]],
             "patch_grid": list(self.patch_grid),
             **self._details(image),
+            **({} if self.text_side is None else {"text_side": self.text_side.record(image)}),
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
         }
 

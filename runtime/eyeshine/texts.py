@@ -154,8 +154,13 @@ class TextEncoder:
                     self._cache.popitem(last=False)
         return np.stack([known[text] for text in texts])
 
-    def pieces(self, texts: Sequence[str], *, truncate: bool = False) -> list[Pieces]:
+    def pieces(self, texts: Sequence[str], *, truncate: bool = False, warn: bool = True) -> list[Pieces]:
         """The tokens of each text, for explanations of them; a single template is part of the text.
+
+        Args:
+            texts: as ``encode``, but for vectors.
+            truncate: as ``encode``.
+            warn: of words that the model never saw.
 
         Raises:
             TextError: a ``TextVector``, which has no tokens; and as ``encode``.
@@ -173,7 +178,8 @@ class TextEncoder:
             if isinstance(text, TextVector):
                 raise TextError("a text vector has no tokens to explain", got=repr(text), cure="pass the text itself")
         filled = self._filled(texts)
-        self._warn(filled)
+        if warn:
+            self._warn(filled)
         found = [self.tokenizer.pieces(text, truncate=truncate) for text in filled]
         for text, each in zip(filled, found, strict=True):
             if not each.names:

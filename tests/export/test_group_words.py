@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
 
 from eyeshine.bundle import Bundle
 from eyeshine.engine import CpuOptions, open_session
@@ -14,9 +12,9 @@ from eyeshine_export.graph.weights import text_weights
 from eyeshine_export.graph.words import words_graph
 from eyeshine_export.write import ExportOptions, export_bundle
 from oracle import evaluate, relative, run_onnxruntime
-from tiny import VOCABULARY, arrays, tiny_config, tiny_model, tiny_source
+from text_oracle import LAST, open_clip_words
+from tiny import arrays, tiny_config, tiny_source
 
-LAST = len(VOCABULARY) - 1
 SHAPES = {
     "plain": {},
     "quickgelu and LayerScale": {"quick_gelu": True, "text": {"ls_init_value": 0.1, "layers": 4}},
@@ -35,51 +33,6 @@ def tokens_of(lengths, end=LAST, width=12, seed=0):
     return tokens.astype(np.int64)
 
 
-def open_clip_words(raw, tokens, image, layers, end=LAST):
-    """The text tower of open_clip, block after block with attention written out head by head; autograd, float64."""
-    model = tiny_model(raw).double()
-    kept = {name: [] for name in ("query", "key", "value", "attention", "mixed")}
-    ids = torch.from_numpy(tokens)
-    x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
-    for block in model.transformer.resblocks:
-        heads, width = block.attn.num_heads, x.shape[-1]
-        packed = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-        query, key, value = packed.split(width, -1)
-        rows = []
-        for head in range(heads):
-            part = slice(head * (width // heads), (head + 1) * (width // heads))
-            scores = query[..., part] @ key[..., part].transpose(1, 2) / (width // heads) ** 0.5
-            later = torch.ones(ids.shape[1], ids.shape[1]).triu(1).bool()
-            rows.append(scores.masked_fill(later, -torch.inf).softmax(-1))
-        attention = torch.stack(rows, 1)
-        mixed = torch.einsum("phij,pjhd->pihd", attention, value.unflatten(-1, (heads, -1))).flatten(2)
-        for name, tensor in zip(kept, (query, key, value, attention, mixed), strict=True):
-            kept[name].append(tensor)
-        x = x + block.ls_1(block.attn.out_proj(mixed))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    places = [int((row == end).nonzero()[0, 0]) for row in ids]
-    embedding = torch.stack([model.ln_final(text[place]) for text, place in zip(x, places, strict=True)])
-    cosines = F.cosine_similarity((embedding @ model.text_projection)[:, None], torch.from_numpy(image)[None], dim=-1)
-
-    def at_end(tensor):  # [P, L, ...]
-        return torch.stack([text[place] for text, place in zip(tensor, places, strict=True)])
-
-    gradient = [
-        torch.stack([at_end(g) for g in torch.autograd.grad(c.sum(), kept["mixed"][-layers:], retain_graph=True)], 1)
-        for c in cosines.T
-    ]
-    result = {
-        "text_embedding": model.encode_text(F.pad(ids, (0, 12 - ids.shape[1])), normalize=True),
-        "text_similarity": cosines,
-        "text_queries": torch.stack(kept["query"][-layers:], 1),
-        "text_keys": torch.stack(kept["key"][-layers:], 1),
-        "text_values": torch.stack(kept["value"][-layers:], 1),
-        "text_attention": torch.stack([at_end(a.transpose(1, 2)) for a in kept["attention"][-layers:]], 1),
-        "text_gradient": torch.stack(gradient, 1),
-    }
-    return {name: tensor.detach().numpy() for name, tensor in result.items()}
-
-
 def graph_of(raw, layers, dtype=np.float64, opset=23):
     source = tiny_source(raw)
     weights = text_weights(arrays(source, dtype), source.config.text, source.config.embed_dim)
@@ -87,7 +40,7 @@ def graph_of(raw, layers, dtype=np.float64, opset=23):
 
 
 def assert_close(got, expected, tolerance):
-    assert got.keys() == expected.keys()
+    assert got.keys() == expected.keys() - {"attention_gradient"}
     errors = {name: relative(got[name], expected[name]) for name in got}
     assert max(errors.values()) <= tolerance, errors
 
