@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
 from eyeshine.engine import EngineOptions, Session
+from eyeshine.engine.session import Dims
 from eyeshine.errors import EngineError, OptionError
 from eyeshine.sessions import Sessions
 
@@ -88,7 +89,7 @@ class BundleModel:
     def __init__(self, bundle: Bundle, sessions: Sessions, encoder: Encoder, *, progress: bool = False) -> None:
         model = bundle.manifest.model
         self.grid, self.patch, self.size = bundle.manifest.grid, model.patch_size, encoder.size
-        self.mean = np.array(model.mean, np.float32)
+        self.mean, self.std = (np.array(colour, np.float32) for colour in (model.mean, model.std))
         self.max_batch = encoder.batch
         self.notes: list[dict[str, Any]] = []
         self._sessions, self._encoder, self._progress = sessions, encoder, progress
@@ -105,6 +106,10 @@ class BundleModel:
             EngineError: the engine failed.
         """
         return self._sessions.get(graph).run(inputs, outputs).outputs
+
+    def inputs(self, graph: str) -> Mapping[str, Dims]:
+        """The inputs of a graph with their axes; letters are free."""
+        return self._sessions.get(graph).input_dims
 
     def track(self, steps: Iterable[T], total: int, what: str) -> Iterator[T]:
         """The steps, with a progress bar on stderr where one was asked for and it is a terminal."""

@@ -22,6 +22,7 @@ from eyeshine.methods.nib import Nib
 from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
 from eyeshine.methods.rise import Rise
+from eyeshine.methods.vit_cx import VitCx
 
 __all__ = [
     "METHODS",
@@ -42,6 +43,7 @@ __all__ = [
     "Occlusion",
     "PassesMethod",
     "Rise",
+    "VitCx",
     "by_passes",
     "get_method",
     "graph_method",
@@ -63,6 +65,7 @@ METHODS: Final[dict[str, AnyMethod]] = {
         KernelShap(),
         Occlusion(),
         Blur(),
+        VitCx(),
         Nib(),
         M2ib(),
     )

@@ -58,6 +58,7 @@ class Model(Protocol):
             image below and at the right the model does not see.
         size: of the input, (height, width) in pixels.
         mean: float32 [3], RGB in 0..1, the colour that normalisation takes to 0.
+        std: float32 [3], RGB, what normalisation divides by.
         max_batch: images of a full batch, a size that the engine runs.
     """
 
@@ -72,6 +73,9 @@ class Model(Protocol):
 
     @property
     def mean(self) -> Array: ...
+
+    @property
+    def std(self) -> Array: ...
 
     @property
     def max_batch(self) -> int: ...
@@ -92,6 +96,10 @@ class Model(Protocol):
         Raises:
             EngineError: the engine failed.
         """
+        ...
+
+    def inputs(self, graph: str) -> Mapping[str, tuple[int | str, ...]]:
+        """The inputs of a graph with their axes; letters are free."""
         ...
 
     def track(self, steps: Iterable[T], total: int, what: str) -> Iterator[T]:
