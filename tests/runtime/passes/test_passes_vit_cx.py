@@ -61,7 +61,9 @@ def test_the_map_is_the_masks_weighed_by_what_they_do(gated, photo, pixels, mean
     for p in range(3):
         for k, mask in enumerate(masks):
             score = scores[1 + 2 * k, p] - scores[2 + 2 * k, p] + scores[0, p]
-            share = np.divide(mask, masks.sum(axis=0), out=np.zeros_like(mask), where=masks.sum(axis=0) > 1e-6 * len(masks))
+            share = np.divide(
+                mask, masks.sum(axis=0), out=np.zeros_like(mask), where=masks.sum(axis=0) > 1e-6 * len(masks)
+            )
             expected[p] += score * share / len(masks)
     expected = expected.reshape(3, 4, 8, 4, 8).mean(axis=(2, 4))
     got = gated.explain(photo(), TEXTS, method=method, max_batch=6)
