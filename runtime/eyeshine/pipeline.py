@@ -19,7 +19,7 @@ from eyeshine.methods import BlockSignals, ConceptAttribution, HeadDecomposition
 from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
-from eyeshine.signals import MODIFIED, SIGNALS, last_blocks
+from eyeshine.signals import SIGNALS, field_of, last_blocks
 from eyeshine.texts import TextEncoder
 from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
@@ -146,20 +146,30 @@ class Pipeline:
         """Maps [B, P, h, w] from the outputs of a graph, of their kind; what else the method says goes to the call."""
         request, method = call.request, graph_method(call.request.method)
         read: dict[str, Any] = {
-            name.removeprefix(MODIFIED): _whole(last_blocks(name, outputs[name], method.blocks))
-            for name in method.signals
+            field_of(name): _whole(last_blocks(name, outputs[name], method.blocks)) for name in method.signals
         }
         if "target" not in call.inputs:  # linear in the texts
             per_text = [name for name in read if name in SIGNALS and SIGNALS[name].per_text]
             read.update({name: request.target.combine(read[name]) for name in per_text})
         if "text" in method.needs and call.vectors is not None:
             read["text"] = like(outputs["similarity"], call.vectors[: len(request.texts)])
+        if "prompts" in method.needs and call.vectors is not None:
+            read["prompts"] = like(outputs["similarity"], call.vectors)
+        if "empty_text" in method.needs:
+            read["empty_text"] = like(outputs["similarity"], self._texts.encode([""])[0])
+        if "centred_pixels" in method.needs:
+            mean = np.asarray(self._bundle.manifest.model.mean, np.float32).reshape(3, 1, 1)
+            read["centred_pixels"] = like(outputs["similarity"], request.pixels - mean)
         if "target" in method.needs and call.vectors is not None:
             read["target"] = like(outputs["similarity"], request.target.vectors(call.vectors))
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
         manifest = self._bundle.manifest
-        signals = BlockSignals(**read, backend=self._backend, depth=manifest.model.layers, grid=manifest.grid)
+        model = manifest.model
+        signals = BlockSignals(
+            **read, backend=self._backend, depth=model.layers, grid=manifest.grid, patch=model.patch_size,
+            combine=request.target.combine,
+        )  # fmt: skip
         if isinstance(method, ConceptAttribution):
             maps, call.details["heads"] = method.attribute(signals)
         elif isinstance(method, HeadDecomposition):

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONSTANT_COSINES", "MODIFIED", "SIGNALS", "Signal", "last_blocks"]
+__all__ = ["CONSTANT_COSINES", "MODIFIED", "SIGNALS", "Signal", "field_of", "last_blocks"]
 
 
 CONSTANT_COSINES: Final = 1e-6
@@ -136,6 +136,12 @@ _ALL = (
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}
+
+
+def field_of(name: str) -> str:
+    """The field of ``methods.BlockSignals`` that a signal stands in; several of one kind share one."""
+    kinds = {"_features": "features", "lrp_gradient": "pixel_gradient"}
+    return next((kind for end, kind in kinds.items() if name.endswith(end)), name.removeprefix(MODIFIED))
 
 
 def last_blocks(name: str, array: NDArray[np.generic], count: int) -> NDArray[np.generic]:

@@ -130,7 +130,7 @@ class TextEncoder:
         """Unit vectors [P, E].
 
         Args:
-            texts: P texts, not blank; the vector of a ``TextVector`` is taken as it is.
+            texts: P texts, not blank but for "", no text at all; the vector of a ``TextVector`` is taken as it is.
             truncate: accept a text that is longer than the context and cut it.
 
         Raises:
@@ -210,8 +210,9 @@ class TextEncoder:
         ids = self.tokenizer.encode(filled, truncate=truncate)
         # What stands after the end token changes nothing (causal), so texts of one length go together without padding.
         lengths = (ids == self.tokenizer.end).argmax(axis=1) + 1
-        if lengths.min() == 2:
-            raise self._nothing_left(filled[int(lengths.argmin())])
+        blank = [text for text, length in zip(filled, lengths, strict=True) if text and length == 2]
+        if blank:
+            raise self._nothing_left(blank[0])
         vectors: Vector | None = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)

@@ -11,10 +11,13 @@ from eyeshine.errors import OptionError
 from eyeshine.methods.attention import Attention
 from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
+from eyeshine.methods.clip_surgery import ClipSurgery
 from eyeshine.methods.concept import ConceptAttribution
+from eyeshine.methods.dense_clip import ClearClip, MaskClip, NaClip, Sclip
 from eyeshine.methods.grad_eclip import GradEclip
 from eyeshine.methods.head_decomposition import HeadDecomposition
 from eyeshine.methods.kernel_shap import KernelShap
+from eyeshine.methods.lrp import AttnLrp, CpLrp
 from eyeshine.methods.m2ib import M2ib
 from eyeshine.methods.mmel import Mmel
 from eyeshine.methods.mmel_literal import MmelLiteral
@@ -22,27 +25,36 @@ from eyeshine.methods.nib import Nib
 from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
 from eyeshine.methods.rise import Rise
+from eyeshine.methods.saliency import Saliency
 from eyeshine.methods.vit_cx import VitCx
 
 __all__ = [
     "METHODS",
     "AnyMethod",
     "Attention",
+    "AttnLrp",
     "BlockSignals",
     "Blur",
     "Chefer",
+    "ClearClip",
+    "ClipSurgery",
     "ConceptAttribution",
+    "CpLrp",
     "GradEclip",
     "HeadDecomposition",
     "KernelShap",
     "M2ib",
+    "MaskClip",
     "Method",
     "Mmel",
     "MmelLiteral",
+    "NaClip",
     "Nib",
     "Occlusion",
     "PassesMethod",
     "Rise",
+    "Saliency",
+    "Sclip",
     "VitCx",
     "by_passes",
     "get_method",
@@ -68,6 +80,14 @@ METHODS: Final[dict[str, AnyMethod]] = {
         VitCx(),
         Nib(),
         M2ib(),
+        ClipSurgery(),
+        MaskClip(),
+        Sclip(),
+        ClearClip(),
+        NaClip(),
+        Saliency(),
+        AttnLrp(),
+        CpLrp(),
     )
 }
 

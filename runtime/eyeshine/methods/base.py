@@ -6,6 +6,7 @@ once, with the kernels and with what both kinds of array know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -28,6 +29,9 @@ class BlockSignals:
         backend: what the kernels compute with, and so the kind of the arrays.
         depth: blocks of the tower, so that blocks can be named.
         grid: rows and columns of the N patches, row by row.
+        patch: of a patch, (height, width) in pixels.
+        combine: from what is known of the J texts that ``prompts`` are the vectors of, [B, J, ...], to the same of the
+            P targets.
         class_query: [B, K, D].
         keys, values: [B, K, T, D], token 0 is the class token.
         queries: [B, K, N, D], of the patches.
@@ -35,7 +39,12 @@ class BlockSignals:
         spatial_weights_out: the same from queries and keys after the output projection.
         class_attention: [B, K, H, T].
         gradient: [B, P, K, D], of the target, heads concatenated.
+        features: [B, T, E] or, of patches alone, [B, N, E], unit vectors in the joint space.
+        pixel_gradient: [B, P, 3, Y, X], of the target, to RGB in 0..1; or modified by rules of relevance.
+        centred_pixels: [B, 3, Y, X], RGB in 0..1 less the model's mean.
         text: [P, E], unit vectors of the explained texts.
+        prompts: [J, E], unit vectors of all texts of the target, the explained ones first.
+        empty_text: [E], unit vector of no text at all.
         target: [P, E] or [B, P, E], vectors whose dot product with the embedding is the explained score.
         head_projection: [K, D, E], what each channel of the heads adds to the embedding; a constant of the model.
     """
@@ -43,6 +52,8 @@ class BlockSignals:
     backend: Backend = "reference"
     depth: int = 0
     grid: tuple[int, int] = (0, 0)
+    patch: tuple[int, int] = (0, 0)
+    combine: Callable[[Array], Array] | None = None
     class_query: Array | None = None
     keys: Array | None = None
     values: Array | None = None
@@ -51,7 +62,12 @@ class BlockSignals:
     spatial_weights_out: Array | None = None
     class_attention: Array | None = None
     gradient: Array | None = None
+    features: Array | None = None
+    pixel_gradient: Array | None = None
+    centred_pixels: Array | None = None
     text: Array | None = None
+    prompts: Array | None = None
+    empty_text: Array | None = None
     target: Array | None = None
     head_projection: Array | None = None
 
@@ -63,7 +79,8 @@ class Method(Protocol):
         name: in the registry, in results and on the command line.
         signals: names of the signals it reads; the runtime runs the cheapest graph that has them. Those of a modified
             model (``signals.MODIFIED``) stand in the fields of their kind.
-        needs: what else it reads: "text", "target", "head_projection".
+        needs: what else it reads: "text", "target", "prompts", "empty_text", "centred_pixels",
+            "head_projection".
         blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
         cost: "graph" (nothing beyond the graph) or "patches" (arithmetic over patches).
