@@ -6,7 +6,7 @@ by DLPack. torch is imported when the first tensor is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +25,7 @@ from eyeshine_kernels.upsample import upsample
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DeviceExplanation", "tensors", "wait"]
+__all__ = ["DeviceExplanation", "joined", "tensors", "wait"]
 
 # A plain min-max: no boosting, and an epsilon that only keeps a constant map from 0/0.
 _MIN_MAX: Final = NormalizeOptions(beta=1, relu=False, epsilon=1e-30)
@@ -36,6 +36,13 @@ def tensors(outputs: Mapping[str, DeviceArray]) -> dict[str, Tensor]:
     import torch
 
     return {name: torch.from_dlpack(value) for name, value in outputs.items()}  # type: ignore[attr-defined]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors along their first axis."""
+    import torch
+
+    return torch.cat(list(parts))
 
 
 def wait(tensor: Tensor) -> None:

@@ -175,7 +175,7 @@ class Pipeline:
         elif isinstance(method, HeadDecomposition):
             maps, call.details["contributions"] = method.attribute(signals)
         else:
-            maps = method.maps(signals, len(request.texts))
+            maps = _whole(method.maps(signals, len(request.texts)))
         return maps.reshape(len(request.photos), len(request.texts), *manifest.grid)
 
     def passes(self, call: Call, method: PassesMethod, *, max_batch: int, progress: bool) -> tuple[Array, Array]:
@@ -244,9 +244,9 @@ def _joined(parts: list[Any]) -> Any:
     """Outputs of several runs along their first axis."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
-    import torch
+    from eyeshine.device import joined
 
-    return torch.cat(parts)
+    return joined(parts)
 
 
 def like(beside: Any, array: NDArray[Any]) -> Any:

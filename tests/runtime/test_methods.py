@@ -98,8 +98,8 @@ def test_registry_is_by_name_and_unknown_names_list_what_there_is():
     assert get_method("chefer") is METHODS["chefer"]
     mine = GradEclip(spatial=False)
     assert get_method(mine) is mine
-    with pytest.raises(OptionError, match=r"grad_cam.*grad_eclip, chefer, attention"):
-        get_method("grad_cam")
+    with pytest.raises(OptionError, match=r"no_cam.*grad_eclip, chefer, attention"):
+        get_method("no_cam")
 
 
 def test_a_method_without_its_signal_is_a_defect_that_names_it():

@@ -9,14 +9,20 @@ from typing import Final, TypeAlias, TypeGuard, cast
 
 from eyeshine.errors import OptionError
 from eyeshine.methods.attention import Attention
+from eyeshine.methods.attention_flow import AttentionFlow
+from eyeshine.methods.attention_grad_cam import AttentionGradCam
 from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
 from eyeshine.methods.clip_surgery import ClipSurgery
+from eyeshine.methods.chefer_layers import CheferLayers
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.dense_clip import ClearClip, MaskClip, NaClip, Sclip
+from eyeshine.methods.fm_g_cam import FmGCam
+from eyeshine.methods.grad_cam import GradCam
 from eyeshine.methods.grad_eclip import GradEclip
 from eyeshine.methods.head_decomposition import HeadDecomposition
 from eyeshine.methods.kernel_shap import KernelShap
+from eyeshine.methods.legrad import LeGrad
 from eyeshine.methods.lrp import AttnLrp, CpLrp
 from eyeshine.methods.m2ib import M2ib
 from eyeshine.methods.mmel import Mmel
@@ -26,6 +32,7 @@ from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
 from eyeshine.methods.rise import Rise
 from eyeshine.methods.saliency import Saliency
+from eyeshine.methods.rollout import Rollout
 from eyeshine.methods.vit_cx import VitCx
 
 __all__ = [
@@ -33,16 +40,22 @@ __all__ = [
     "AnyMethod",
     "Attention",
     "AttnLrp",
+    "AttentionFlow",
+    "AttentionGradCam",
     "BlockSignals",
     "Blur",
     "Chefer",
     "ClearClip",
     "ClipSurgery",
+    "CheferLayers",
     "ConceptAttribution",
     "CpLrp",
+    "FmGCam",
+    "GradCam",
     "GradEclip",
     "HeadDecomposition",
     "KernelShap",
+    "LeGrad",
     "M2ib",
     "MaskClip",
     "Method",
@@ -55,6 +68,7 @@ __all__ = [
     "Rise",
     "Saliency",
     "Sclip",
+    "Rollout",
     "VitCx",
     "by_passes",
     "get_method",
@@ -69,6 +83,13 @@ METHODS: Final[dict[str, AnyMethod]] = {
         GradEclip(),
         Chefer(),
         Attention(),
+        Rollout(),
+        AttentionFlow(),
+        CheferLayers(),
+        LeGrad(),
+        AttentionGradCam(),
+        GradCam(),
+        FmGCam(),
         ConceptAttribution(),
         Mmel(),
         MmelLiteral(),

@@ -46,6 +46,10 @@ class BlockSignals:
         prompts: [J, E], unit vectors of all texts of the target, the explained ones first.
         empty_text: [E], unit vector of no text at all.
         target: [P, E] or [B, P, E], vectors whose dot product with the embedding is the explained score.
+        rollout: [B, S, N], one for each block that the product starts at.
+        chefer_relevance: [B, P, S, N], likewise, of the target.
+        legrad: [B, P, K, N], of the target.
+        grad_cam, grad_cam_input: [B, P, N], of the target, signed.
         head_projection: [K, D, E], what each channel of the heads adds to the embedding; a constant of the model.
     """
 
@@ -69,6 +73,11 @@ class BlockSignals:
     prompts: Array | None = None
     empty_text: Array | None = None
     target: Array | None = None
+    rollout: Array | None = None
+    chefer_relevance: Array | None = None
+    legrad: Array | None = None
+    grad_cam: Array | None = None
+    grad_cam_input: Array | None = None
     head_projection: Array | None = None
 
 
@@ -80,7 +89,7 @@ class Method(Protocol):
         signals: names of the signals it reads; the runtime runs the cheapest graph that has them. Those of a modified
             model (``signals.MODIFIED``) stand in the fields of their kind.
         needs: what else it reads: "text", "target", "prompts", "empty_text", "centred_pixels",
-            "head_projection".
+            "head_projection"; "logits" where its target is the logit, not the cosine.
         blocks: K, how many of the last blocks it reads.
         uses_text: whether its map depends on the text.
         cost: "graph" (nothing beyond the graph) or "patches" (arithmetic over patches).
