@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,19 +86,22 @@ class Steps:
 
     def frames(self, case: Case) -> Iterator[Array]:
         """One canvas, written over from point to point."""
-        image, heat = (case.pixels, case.heat()) if self.canvas == "input" else self._native(case)
+        native = self.canvas == "native"
+        image, heat = self._native(case) if native else (case.pixels, case.heat())
         rng = np.random.default_rng(self.seed)
         order, counts = self._patches(case, rng) if self.by_patch else self._pixels(heat, rng)
-        other = filled(image, self.fill, case.mean, rng)
-        canvas, source = (other, image) if self.insert else (image.copy(), other)
-        flat, new, done = canvas.reshape(3, -1), source.reshape(3, -1), 0
+        whole: NDArray[Any] = image
+        other: NDArray[Any] = filled(image, self.fill, case.mean, rng)
+        if native:
+            whole, other = _as_photo(whole), _as_photo(other)
+        canvas, source = (other, whole) if self.insert else (whole.copy(), other)
+        planes, done = list(zip(_planes(canvas), _planes(source), strict=True)), 0
         for count in counts:
             changed = order[done:count]
-            # Channel by channel: indexing the last axis of all three at once is several times as slow.
-            for channel in range(3):
-                flat[channel, changed] = new[channel, changed]
+            for plane, new in planes:
+                plane[changed] = new[changed]
             done = count
-            yield canvas if self.canvas == "input" else case.preprocess.prepare(_as_photo(canvas)).pixels
+            yield case.preprocess.prepare(canvas).pixels if native else canvas
 
     def _pixels(self, heat: Array, rng: np.random.Generator) -> tuple[NDArray[np.intp], list[int]]:
         """Pixels in order, and how many are changed at each place."""
@@ -128,11 +131,29 @@ class Steps:
 
 
 def hottest_first(heat: Array, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Indices of the flattened heat from the hottest to the coldest, equal ones in random order."""
+    """Indices of the flattened float32 heat from the hottest to the coldest, equal ones in random order.
+
+    Sorts keys of the heat's bits above a pixel's place in a random order: they are all different, so the quickest sort
+    will do, which takes a third of the time of a stable one over floats (1.1 for 3 ms at 224 x 224).
+    """
     shuffled = rng.permutation(heat.size)
-    order: NDArray[np.intp] = shuffled[np.argsort(-heat.ravel()[shuffled], kind="stable")]
+    # -0 becomes 0, and the bits are made to fall as the heat rises, whatever its sign.
+    bits = (heat.ravel()[shuffled] + np.float32(0)).view(np.uint32)
+    falling = np.where(bits >> 31, bits, ~bits & np.uint32(0x7FFFFFFF))
+    keys = (falling.astype(np.uint64) << np.uint64(32)) | np.arange(heat.size, dtype=np.uint64)
+    keys.sort()
+    order: NDArray[np.intp] = shuffled[(keys & np.uint64(0xFFFFFFFF)).astype(np.intp)]
     return order
 
 
+def _planes(canvas: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views [Y * X] of a canvas, to index by pixel: its channels, or of a photo its pixels of three bytes each.
+
+    Indexing all channels at once by their last axis is several times as slow.
+    """
+    return [canvas.view("V3").reshape(-1)] if canvas.dtype == np.uint8 else list(canvas.reshape(3, -1))
+
+
 def _as_photo(canvas: Array) -> NDArray[np.uint8]:
+    """A canvas [3, H, W] as a photo [H, W, 3]: once per curve, so that its points are changed in 8 bits."""
     return np.ascontiguousarray(np.rint(canvas * 255).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -263,3 +263,17 @@ def test_rise_has_224_steps_of_equal_size(case_of):
 def test_options_check_themselves(make, said):
     with pytest.raises(OptionError, match=said):
         make()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_is_that_of_a_stable_sort(seed):
+    """Signs, zeros of both signs, ties, the smallest and the largest numbers."""
+    rng = np.random.default_rng(seed)
+    heat = rng.normal(size=(20, 30)).astype(np.float32)
+    heat[heat < -0.5] = 0
+    heat[:3] = -0.0
+    heat[5:8] = np.round(heat[5:8])
+    heat[9, :4] = 1e-45, -1e-45, 3e38, -3e38
+    shuffled = np.random.default_rng(7).permutation(heat.size)
+    expected = shuffled[np.argsort(-heat.ravel()[shuffled], kind="stable")]
+    assert np.array_equal(hottest_first(heat, np.random.default_rng(7)), expected)
