@@ -13,8 +13,8 @@ from eyeshine.methods.attention_flow import AttentionFlow
 from eyeshine.methods.attention_grad_cam import AttentionGradCam
 from eyeshine.methods.base import BlockSignals, Method
 from eyeshine.methods.chefer import Chefer
-from eyeshine.methods.clip_surgery import ClipSurgery
 from eyeshine.methods.chefer_layers import CheferLayers
+from eyeshine.methods.clip_surgery import ClipSurgery
 from eyeshine.methods.concept import ConceptAttribution
 from eyeshine.methods.dense_clip import ClearClip, MaskClip, NaClip, Sclip
 from eyeshine.methods.fm_g_cam import FmGCam
@@ -31,23 +31,23 @@ from eyeshine.methods.nib import Nib
 from eyeshine.methods.occlusion import Blur, Occlusion
 from eyeshine.methods.passes import PassesMethod
 from eyeshine.methods.rise import Rise
-from eyeshine.methods.saliency import Saliency
 from eyeshine.methods.rollout import Rollout
+from eyeshine.methods.saliency import Saliency
 from eyeshine.methods.vit_cx import VitCx
 
 __all__ = [
     "METHODS",
     "AnyMethod",
     "Attention",
-    "AttnLrp",
     "AttentionFlow",
     "AttentionGradCam",
+    "AttnLrp",
     "BlockSignals",
     "Blur",
     "Chefer",
+    "CheferLayers",
     "ClearClip",
     "ClipSurgery",
-    "CheferLayers",
     "ConceptAttribution",
     "CpLrp",
     "FmGCam",
@@ -66,9 +66,9 @@ __all__ = [
     "Occlusion",
     "PassesMethod",
     "Rise",
+    "Rollout",
     "Saliency",
     "Sclip",
-    "Rollout",
     "VitCx",
     "by_passes",
     "get_method",
