@@ -32,11 +32,11 @@ def _options(
 
 def build() -> typer.Typer:
     """The command line: our own commands, then those of other packages (the exporter's among them)."""
-    from eyeshine.cli import demo, dual, engines, evaluate, explain, inspect, kernels, methods, sweep, verify
+    from eyeshine.cli import demo, dual, engines, evaluate, explain, inspect, kernels, methods, statistics, sweep, verify
 
     app = typer.Typer(name="eyeshine", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for module in (explain, methods, evaluate, sweep, inspect, verify, engines, kernels, dual, demo):
+    for module in (explain, methods, evaluate, statistics, sweep, inspect, verify, engines, kernels, dual, demo):
         module.register(app)
     for entry in sorted(entry_points(group="eyeshine.commands"), key=lambda entry: entry.name):
         entry.load()(app)
