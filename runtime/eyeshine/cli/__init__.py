@@ -32,7 +32,19 @@ def _options(
 
 def build() -> typer.Typer:
     """The command line: our own commands, then those of other packages (the exporter's among them)."""
-    from eyeshine.cli import demo, dual, engines, evaluate, explain, inspect, kernels, methods, statistics, sweep, verify
+    from eyeshine.cli import (
+        demo,
+        dual,
+        engines,
+        evaluate,
+        explain,
+        inspect,
+        kernels,
+        methods,
+        statistics,
+        sweep,
+        verify,
+    )
 
     app = typer.Typer(name="eyeshine", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
