@@ -15,7 +15,6 @@ from eyeshine.cli.engines import Device, Precision, Provider, Threads, options_o
 from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, ResponderError
 
 if TYPE_CHECKING:
-    from eyeshine.explanation import Explanation
     from eyeshine.responder import Responder
     from eyeshine.targets import Against
 
@@ -35,6 +34,10 @@ def explain(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for pictures and archives.")] = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
     method: Annotated[str, typer.Option("--method", "-m", help="See `eyeshine methods`.")] = "grad_eclip",
+    side: Annotated[
+        str, typer.Option(help="image (where it looked), text (which words of the texts), or both.")
+    ] = "image",
+    text_method: Annotated[str | None, typer.Option(help="Of the text side; by default --method.")] = None,
     against: Annotated[list[str] | None, typer.Option(help="Why the texts rather than this; repeat.")] = None,
     against_rest: Annotated[bool, typer.Option("--against-rest", help="Rather than the other texts.")] = False,
     against_auto: Annotated[
@@ -64,10 +67,11 @@ def explain(
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
 ) -> None:
-    """Show where the model looked in each image for each text."""
+    """Show where the model looked in each image for each text, and which words of the text it looked for."""
+    from eyeshine.cli.sides import configured, printed, saved
     from eyeshine.explainer import Explainer
-    from eyeshine.methods.configure import configure, parse_settings, read_settings
-    from eyeshine.saving import Names, make_folder, save_image_results
+    from eyeshine.methods.configure import parse_settings, read_settings
+    from eyeshine.saving import Names, make_folder
     from eyeshine.targets import make_target
     from eyeshine.texts import check_texts
 
@@ -79,7 +83,8 @@ def explain(
 
         rather = ContrastOptions(candidates="street" if candidates == _CAPTION else candidates, top=present)
     # What is wrong with the request is said once, before any image is read.
-    chosen = configure(method, {**(read_settings(settings) if settings else {}), **parse_settings(setting or ())})
+    given = {**(read_settings(settings) if settings else {}), **parse_settings(setting or ())}
+    chosen, for_text = configured(side, method, text_method, given)
     make_target(check_texts(text), None if against_auto else rather)
     if out is not None:
         make_folder(out)
@@ -105,9 +110,12 @@ def explain(
         for image in each:
             try:
                 here = rather if captioner is None else _captioned(rather, captioner, image)
-                result = explainer.explain(image, texts, method=chosen, against=here, truncate=truncate)
+                result = explainer.explain(
+                    image, texts, method=chosen, against=here, truncate=truncate,
+                    side=cast(Any, side), text_method=for_text,  # Explainer checks it
+                )  # fmt: skip
                 stem = names.stem(image)
-                files = [] if out is None else [str(path) for path in save_image_results(result, out, stem)]
+                files = [] if out is None else saved(result, out, stem)
             except (ImageError, EngineError, OutputError, ResponderError) as error:
                 failures += 1
                 typer.echo(f"error: {image}: {error}", err=True)
@@ -115,7 +123,7 @@ def explain(
             if as_json:
                 typer.echo(json.dumps({"image": image, **result.record(), "outputs": files}, ensure_ascii=False))
             else:
-                _print(image, result, files)
+                printed(image, result, files)
     if failures:
         typer.echo(f"error: {failures} of {len(images)} image(s) failed", err=True)
         raise typer.Exit(1)
@@ -148,13 +156,3 @@ def _progress(images: list[str]) -> Iterator[Iterable[str]]:
 
     with Progress(console=console, transient=True) as progress:
         yield progress.track(images, description="explaining")
-
-
-def _print(image: str, result: Explanation, files: list[str]) -> None:
-    record: dict[str, Any] = result.record()
-    typer.echo(f"{image}: {record['method']}, {record['target']}, {record['timings_ms']['total']:.1f} ms")
-    order = sorted(range(len(result.texts)), key=lambda p: -record["similarities"][p])
-    for p in order:
-        typer.echo(f"  {record['similarities'][p]:+.3f}  {result.texts[p]}")
-    for file in files:
-        typer.echo(f"  {file}")

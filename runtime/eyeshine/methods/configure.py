@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eyeshine.errors import OptionError
 from eyeshine.methods import AnyMethod, get_method
 
-__all__ = ["configure", "parse_settings", "read_settings", "settings_of"]
+__all__ = ["configure", "parse_settings", "read_settings", "settings_of", "with_settings"]
+
+M = TypeVar("M", bound=AnyMethod)
 
 
 def settings_of(method: AnyMethod) -> dict[str, Any]:
@@ -27,14 +29,24 @@ def configure(name: str, settings: Mapping[str, Any]) -> AnyMethod:
     Raises:
         OptionError: no such method or setting, or a value that it does not take.
     """
-    method = get_method(name)
+    return with_settings(get_method(name), settings)
+
+
+def with_settings(method: M, settings: Mapping[str, Any]) -> M:
+    """A method with these settings.
+
+    Raises:
+        OptionError: no such setting, or a value that it does not take.
+    """
     if not settings:
         return method
     known = settings_of(method)
     for setting in settings:
         if setting not in known:
             raise OptionError(
-                f"method {name} has no such setting", got=repr(setting), allowed=", ".join(known) or "none at all"
+                f"method {method.name} has no such setting",
+                got=repr(setting),
+                allowed=", ".join(known) or "none at all",
             )
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     holder: Any = _holder(method)
@@ -43,7 +55,7 @@ def configure(name: str, settings: Mapping[str, Any]) -> AnyMethod:
             raise OptionError(f"{key} is not a truth value", got=repr(value), allowed="True, False")
     changed = replace(holder, **values)
     whole: Any = method
-    result: AnyMethod = changed if holder is method else replace(whole, options=changed)
+    result: M = changed if holder is method else replace(whole, options=changed)
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias, cast, get_args
 
+from eyeshine.checks import check_choice
 from eyeshine.errors import OptionError
 from eyeshine.methods import AnyMethod
 from eyeshine.methods.attention import Attention
@@ -58,9 +59,9 @@ def choose_text_method(
         OptionError: another side, a method that the text side does not have, or a contrast: the text side explains the
             cosine of one text.
     """
-    if side not in ("text", "both"):
-        given = "text_method is for the text side" if side == "image" else "unknown side"
-        raise OptionError(given, got=f"side={side!r}", allowed=", ".join(get_args(Side)), cure="side='both'")
+    check_choice("side", side, get_args(Side))
+    if side == "image":
+        raise OptionError("text_method is for the text side", got=repr(text_method), cure="side='text' or 'both'")
     if against is not None:
         raise OptionError(
             "the text side explains the cosine of an image with a text, not with a text rather than others",
