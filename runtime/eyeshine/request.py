@@ -19,7 +19,7 @@ from eyeshine.preprocess import CropBox, Preprocess
 from eyeshine.targets import Against, Target, make_target
 from eyeshine.texts import check_texts
 
-__all__ = ["Clock", "Request", "as_list", "make_request"]
+__all__ = ["Clock", "Request", "as_list", "make_request", "seen"]
 
 
 class Clock:
@@ -93,7 +93,7 @@ def make_request(
         target=target,
         contrast=automatic,
         photos=tuple(photos),
-        crops=tuple(_seen(item.crop, manifest) for item in prepared),
+        crops=tuple(seen(item.crop, manifest) for item in prepared),
         pixels=np.stack([item.pixels for item in prepared]),
     )
 
@@ -112,7 +112,7 @@ def _own(photo: NDArray[np.uint8], source: object) -> NDArray[np.uint8]:
     return photo.copy() if isinstance(source, np.ndarray) and np.may_share_memory(photo, source) else photo
 
 
-def _seen(crop: CropBox, manifest: Manifest) -> CropBox:
+def seen(crop: CropBox, manifest: Manifest) -> CropBox:
     """The part of a crop that fills whole patches; the graph drops pixels that do not."""
     model, grid = manifest.model, manifest.grid
     rows, columns = (g * p / n for g, p, n in zip(grid, model.patch_size, model.image_size, strict=True))

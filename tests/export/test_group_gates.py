@@ -11,6 +11,7 @@ from eyeshine_export.graph.gates import gates_graph
 from eyeshine_export.graph.ops import Form
 from eyeshine_export.graph.weights import vision_weights
 from eyeshine_export.write import ExportOptions, export_bundle
+from gated import gated_trace
 from oracle import evaluate, normalised, relative, trace
 from tiny import arrays, tiny_config, tiny_model, tiny_source
 
@@ -43,26 +44,6 @@ def open_gates(source, pixels, **changed):
         "token_gates": np.ones((count, vision.grid[0] * vision.grid[1])),
         **changed,
     }
-
-
-def gated_trace(model, tokens, heads, values, blocks):
-    """open_clip's modules from the tokens before the first block on, for one image; every head's output is gated."""
-    visual, x, means = model.visual, tokens, []
-    for index, block in enumerate(visual.transformer.resblocks):
-        attn, normed = block.attn, block.ln_1(x)
-        width, count = x.shape[-1], block.attn.num_heads
-        query, key, value = F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).split(width, dim=-1)
-        q, k, v = (t.unflatten(-1, (count, width // count)) for t in (query, key, value))
-        attention = torch.einsum("bihd,bjhd->bhij", q, k).div((width // count) ** 0.5).softmax(-1)
-        mixed = torch.einsum("bhij,bjhd->bihd", attention, v)
-        means.append(mixed.flatten(2).mean(1))
-        instead = torch.from_numpy(values[index]).reshape(count, -1)
-        for head in range(count):
-            mixed[:, :, head] = heads[index, head] * mixed[:, :, head] + (1 - heads[index, head]) * instead[head]
-        x = x + blocks[index, 0] * block.ls_1(attn.out_proj(mixed.flatten(2)))
-        x = x + blocks[index, 1] * block.ls_2(block.mlp(block.ln_2(x)))
-    embedding = visual.ln_post(x[:, 0]) @ visual.proj
-    return F.normalize(embedding, dim=-1)[0], torch.stack(means, 1)[0], normed[0]
 
 
 @pytest.fixture(params=SHAPES)

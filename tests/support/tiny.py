@@ -86,7 +86,7 @@ def arrays(source: Source, dtype: type[np.floating] = np.float64) -> dict[str, n
 
 def export_tiny(out: Path, layers: int | None = 3, force: bool = False) -> Path:
     """Export the default tiny model into ``out``."""
-    groups = ("hidden", "words", "surgery", "pixels", "lrp", "rollout", "relevance", "legrad", "gradcam")
+    groups = ("hidden", "words", "surgery", "pixels", "lrp", "rollout", "relevance", "legrad", "gradcam", "gates")
     export_bundle(tiny_source(), out, ExportOptions(layers=layers, force=force, signals=groups))
     return out
 

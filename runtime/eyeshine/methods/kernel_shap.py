@@ -73,7 +73,7 @@ class KernelShap:
         ends = np.stack([np.zeros(count, bool), np.ones(count, bool)])
         other = filled(subject.pixels, self.fill, model.mean)
         kept = (z[square] for z in np.concatenate([ends, chosen]))
-        frames = patch_frames(subject.pixels, other, kept, model)
+        frames = patch_frames(subject.pixels, other, kept, model.grid, model.patch)
         embeddings = model.track(model.encode(frames), len(chosen) + 2, self.name)
         scores = np.stack([subject.score(embedding) for embedding in embeddings])
         values = solve(chosen, weights, scores[2:], scores[0], scores[1])

@@ -51,7 +51,7 @@ class Occlusion:
         hidden = windows(model.grid, self.window, self.stride)
         other = filled(subject.pixels, self.fill, model.mean)
         whole = np.ones((1, *model.grid), bool)
-        frames = patch_frames(subject.pixels, other, np.concatenate([whole, ~hidden]), model)
+        frames = patch_frames(subject.pixels, other, np.concatenate([whole, ~hidden]), model.grid, model.patch)
         embeddings = model.track(model.encode(frames), len(hidden) + 1, self.name)
         first, *rest = (subject.score(embedding) for embedding in embeddings)
         drops = first - np.stack(rest)

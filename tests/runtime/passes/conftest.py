@@ -20,17 +20,6 @@ def tiny(tiny_bundle: Path) -> Explainer:
 
 
 @pytest.fixture(scope="session")
-def gated(tmp_path_factory: pytest.TempPathFactory) -> Explainer:
-    """The same model with the graph "gates"."""
-    from eyeshine_export.write import ExportOptions, export_bundle
-    from tiny import tiny_source
-
-    folder = tmp_path_factory.mktemp("bundles") / "gated"
-    export_bundle(tiny_source(), folder, ExportOptions(signals=("gates",)))
-    return Explainer.load(folder, threads=1)
-
-
-@pytest.fixture(scope="session")
 def oblong(tmp_path_factory: pytest.TempPathFactory) -> Explainer:
     """31 x 40 pixels in patches of 8: three by five of them, and seven rows that belong to none."""
     from eyeshine_export.write import export_bundle

@@ -44,9 +44,9 @@ def slow_masks(features, size, threshold):
 
 
 @pytest.mark.parametrize("distance", [0.03, 0.05, 0.07])
-def test_the_map_is_the_masks_weighed_by_what_they_do(gated, photo, pixels, mean, ask, distance):
+def test_the_map_is_the_masks_weighed_by_what_they_do(tiny, photo, pixels, mean, ask, distance):
     method = VitCx(distance=distance, noise=0.2, seed=4)
-    info = gated.bundle.manifest.model
+    info = tiny.bundle.manifest.model
     with torch.no_grad():
         model = tiny_model(tiny_config()).double()
         features = trace(model, normalised(pixels()[None], info.mean, info.std))[1]["normed"][-1][0, 1:].numpy()
@@ -66,7 +66,7 @@ def test_the_map_is_the_masks_weighed_by_what_they_do(gated, photo, pixels, mean
             )
             expected[p] += score * share / len(masks)
     expected = expected.reshape(3, 4, 8, 4, 8).mean(axis=(2, 4))
-    got = gated.explain(photo(), TEXTS, method=method, max_batch=6)
+    got = tiny.explain(photo(), TEXTS, method=method, max_batch=6)
     assert relative(got.maps[0], expected) <= 1e-4
     assert got.details["passes"]["images"] == [{"clusters": len(masks)}]
     assert got.details["passes"]["encoded"] == 2 * len(masks) + 2
@@ -104,15 +104,15 @@ def test_channels_without_contrast_make_no_mask_and_no_nan():
     assert cluster_masks(with_flat[5:], (32, 32), 0.1).shape == (0, 4, 4)
 
 
-def test_the_map_changes_with_the_image_and_the_text(gated, photo):
-    first, second = (gated.explain(photo(seed), TEXTS, method="vit_cx").maps[0] for seed in (0, 1))
+def test_the_map_changes_with_the_image_and_the_text(tiny, photo):
+    first, second = (tiny.explain(photo(seed), TEXTS, method="vit_cx").maps[0] for seed in (0, 1))
     assert np.corrcoef(first[0].ravel(), second[0].ravel())[0, 1] < 0.99
     assert np.corrcoef(first[0].ravel(), first[1].ravel())[0, 1] < 0.99
 
 
-def test_a_bundle_without_the_graph_is_refused_with_the_command(tiny, photo):
+def test_a_bundle_without_the_graph_is_refused_with_the_command(oblong, photo):
     with pytest.raises(SignalError, match=r"no graph 'gates'.*eyeshine export.*--signals"):
-        tiny.explain(photo(), TEXTS, method=VitCx())
+        oblong.explain(photo(), TEXTS, method=VitCx())
 
 
 @pytest.mark.parametrize("settings", [{"distance": 0}, {"noise": -1}, {"noise": True}, {"seed": 1.5}])
