@@ -119,8 +119,8 @@ def run_study(
         check_parquet()
     preset = get_preset(tuple(names), cast(Any, source.texts or "label"))  # the data set checks it
     study = Study(
-        dataset=source.open(preset.texts), methods=_configured(methods, settings), preset=preset, seeds=_seeds(seeds),
-        limit=source.limit, max_batch=max_batch, truncate=truncate,
+        dataset=source.open(preset.texts), methods=_configured(methods, settings, preset.side), preset=preset,
+        seeds=_seeds(seeds), limit=source.limit, max_batch=max_batch, truncate=truncate,
     )  # fmt: skip
     explainer: Explainer = load()
     progress = Console(stderr=True).is_terminal
@@ -133,12 +133,14 @@ def run_study(
     typer.echo(report)
 
 
-def _configured(names: list[str], settings: list[str]) -> dict[str, AnyMethod]:
-    """The methods with their settings."""
-    from eyeshine.methods import METHODS
+def _configured(names: list[str], settings: list[str], side: str) -> dict[str, AnyMethod]:
+    """The methods of a side with their settings."""
+    from eyeshine.methods import METHODS, get_method
     from eyeshine.methods.configure import configure, parse_settings
+    from eyeshine.text_side import TEXT_METHODS, get_text_method
 
-    listed = list(METHODS) if names == ["all"] else list(dict.fromkeys(names))
+    known, get = (TEXT_METHODS, get_text_method) if side == "text" else (METHODS, get_method)
+    listed = list(known) if names == ["all"] else list(dict.fromkeys(names))
     own: dict[str, dict[str, Any]] = {name: {} for name in listed}
     for setting, value in parse_settings(settings).items():
         method, dot, name = setting.partition(".")
@@ -148,7 +150,7 @@ def _configured(names: list[str], settings: list[str]) -> dict[str, AnyMethod]:
             cure = "METHOD.NAME=VALUE, where there are several methods"
             raise OptionError("a setting of no method of this study", got=repr(setting), cure=cure)
         own[method][name] = value
-    return {name: configure(name, own[name]) for name in listed}
+    return {name: configure(cast(Any, get(name)), own[name]) for name in listed}
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ _STEPS: Final = Steps(points=5, until=0.25, by_patch=True)
 
 
 def chart(title: str, shares: Sequence[float], curves: Mapping[str, Array], unit: str) -> Image.Image:
-    """Mean curves over the share of the image that is changed, one line per method, named at the right in their order.
+    """Mean curves over the share that is changed, one line per method, named at the right in their order.
 
     Args:
         title: above the chart.
@@ -79,7 +79,7 @@ def chart(title: str, shares: Sequence[float], curves: Mapping[str, Array], unit
     for tick in np.linspace(0, max(shares), 6):
         x, _ = place(float(tick), low)
         draw.text((x, bottom + 8), f"{100 * tick:.0f} %", fill=_FAINT, font=small, anchor="mt")
-    draw.text((_LEFT, bottom + 26), f"share of the image that is changed; {unit}", fill=_FAINT, font=small)
+    draw.text((_LEFT, bottom + 26), f"share that is changed; {unit}", fill=_FAINT, font=small)
     for number, (name, curve) in enumerate(curves.items()):
         hue, dashed = _HUES[number % len(_HUES)], number >= len(_HUES)
         points = [place(share, float(score)) for share, score in zip(shares, curve, strict=True)]

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from eyeshine.datasets.base import Texts
 from eyeshine.errors import OptionError
-from eyeshine.metrics import METRICS, Metric, PixelAp, PointingGame
+from eyeshine.metrics import METRICS, PixelAp, PointingGame
+from eyeshine.metrics.base import Direction, View
 from eyeshine.metrics.presets import PRESETS as PROTOCOLS
 from eyeshine.metrics.presets import choose_metrics
+from eyeshine.metrics.retrieval import Recall
+from eyeshine.metrics.text import TextConfidenceDrop, TextConfidenceIncrease, TextMode
 
-__all__ = ["PRESETS", "Column", "Preset", "Role", "get_preset"]
+__all__ = ["PRESETS", "Column", "Measured", "Preset", "Role", "get_preset"]
 
 Role = Literal["truth", "predicted"]
 """Which text is explained: the image's own, or the label that the model takes it for. Scored is always its own."""
+
+
+class Measured(Protocol):
+    """What a table says of a metric, whether of maps (``metrics.Metric``), of texts or of retrieval."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def views(self) -> tuple[View, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -64,22 +86,25 @@ class Preset:
         metrics: by the names that they have in records.
         columns: of its table.
         roles: which labels are explained.
+        side: "image", or "text": relevance of the words of an image's captions.
         note: what it is, and how it differs from where it comes from; printed in the report.
     """
 
     name: str
     texts: Texts
-    metrics: Mapping[str, Metric] = field(hash=False)
+    metrics: Mapping[str, Measured] = field(hash=False)
     columns: tuple[Column, ...]
     roles: tuple[Role, ...] = ("truth",)
     note: str = ""
+    side: Literal["image", "text"] = "image"
 
     @property
     def needs(self) -> frozenset[str]:
         """What samples must have: as ``Dataset.gives`` says it."""
         needed = frozenset[str]().union(*(metric.needs for metric in self.metrics.values()))
         labelled = frozenset({"label"}) if "predicted" in self.roles else frozenset[str]()
-        return (needed - {"labels"}) | labelled
+        read = frozenset({"captions"}) if self.side == "text" else frozenset[str]()
+        return (needed - {"labels"}) | labelled | read
 
 
 def _confidence() -> Preset:
@@ -112,7 +137,7 @@ def _imagenet() -> Preset:
 
 
 def _pointing() -> Preset:
-    names: dict[str, Metric] = {
+    names: dict[str, Measured] = {
         "pointing": PointingGame(),
         "pointing_15px": PointingGame(15),
         "energy": METRICS["energy_pointing_game"],
@@ -132,7 +157,7 @@ def _pointing() -> Preset:
 
 
 def _segmentation() -> Preset:
-    names: dict[str, Metric] = {"segmentation": METRICS["segmentation"], "ap": PixelAp(both=True)}
+    names: dict[str, Measured] = {"segmentation": METRICS["segmentation"], "ap": PixelAp(both=True)}
     both = ("object_inter", "object_union"), ("background_inter", "background_union")
     columns = (
         Column("pixel accuracy", "segmentation", parts=(("correct", "labelled"),)),
@@ -156,9 +181,48 @@ def _degradation() -> Preset:
     return Preset("degradation", "label", names, (Column("degradation", "degradation"),), note=note)
 
 
+def _confidence_text() -> Preset:
+    modes: tuple[tuple[str, TextMode], ...] = (("", "m2ib"), ("keep-eot ", "keep-eot"))
+    names: dict[str, Measured] = {}
+    columns: list[Column] = []
+    for said, mode in modes:
+        names |= {f"drop {mode}": TextConfidenceDrop(mode), f"increase {mode}": TextConfidenceIncrease(mode)}
+        columns += [
+            Column(f"{said}text drop x100", f"drop {mode}", scale=100),
+            Column(f"{said}text increase %", f"increase {mode}", scale=100),
+        ]
+    note = (
+        "Confidence Drop and Increase of M2IB on captions: tokens up to the median relevance are taken away. As "
+        "released, start and end are taken off both texts and such tokens become id 0; keep-eot keeps start and end, "
+        "and removes the tokens. Table 1 of MMEL has the first two columns."
+    )
+    return Preset("confidence-text", "captions", names, tuple(columns), note=note, side="text")
+
+
+def _retrieval() -> Preset:
+    names: dict[str, Measured] = {
+        f"{said}_{'insertion' if insert else 'deletion'}": Recall(of, insert)
+        for insert in (False, True)
+        for said, of in _RETRIEVED
+    }
+    columns = tuple(Column(name.replace("_", " ").replace("ir", "IR").replace("tr", "TR"), name) for name in names)
+    note = (
+        "Our reconstruction of MMEL's table 3, for which no code is released: words are deleted from every caption, or "
+        "shown, by falling relevance in eleven steps, all captions are encoded anew, and recall at rank 1 is taken "
+        "over the data set, caption to image (IR) and image to any of its captions (TR). Values are areas under the "
+        "curve; of equal captions a random choice is expected."
+    )
+    return Preset("retrieval", "captions", names, columns, note=note, side="text")
+
+
+_RETRIEVED: Final[tuple[tuple[str, Literal["images", "texts"]], ...]] = (("ir", "images"), ("tr", "texts"))
+
 PRESETS: Final[dict[str, Preset]] = {
-    preset.name: preset for preset in (_confidence(), _imagenet(), _pointing(), _segmentation(), _degradation())
-}
+    preset.name: preset
+    for preset in (
+        _confidence(), _confidence_text(), _imagenet(), _retrieval(), _pointing(), _segmentation(), _degradation(),
+    )
+}  # fmt: skip
 """The papers' protocols over data sets, by name."""
 
 

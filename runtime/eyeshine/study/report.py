@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyeshine.errors import EyeshineError, OutputError
+from eyeshine.errors import EyeshineError, OptionError, OutputError
+from eyeshine.metrics.retrieval import Recall
 from eyeshine.render import save_png
 from eyeshine.study.charts import chart, degradation_strip
 from eyeshine.study.records import read_header, read_records
+from eyeshine.study.retrieval import score_retrieval
 from eyeshine.study.table import Cell, Table, tabulate
 
 if TYPE_CHECKING:
@@ -27,18 +30,25 @@ def write_report(study: Study, explainer: Explainer | None, folder: Path) -> Pat
 
     Args:
         study: whose records lie in ``folder``.
-        explainer: draws the picture strip; None leaves it out.
+        explainer: draws the picture strip, which None leaves out, and scores retrieval.
         folder: of the study.
 
     Returns:
         The Markdown file.
 
     Raises:
-        OptionError: there are no records.
+        OptionError: there are no records, or retrieval without an explainer.
         OutputError: it cannot be written.
     """
     header = read_header(folder)
-    table = tabulate(study.preset, read_records(folder))
+    records = read_records(folder)
+    if any(isinstance(metric, Recall) for metric in study.preset.metrics.values()):
+        if explainer is None:
+            raise OptionError("retrieval is scored with the model", got="no explainer", cure="pass it")
+        # Failures stay in the records; scores are of the samples that no method failed on.
+        failed = (record for record in read_records(folder) if "error" in record)
+        records = chain(score_retrieval(study, explainer, folder), failed)
+    table = tabulate(study.preset, records)
     pictures = _draw_curves(study.preset, table, folder)
     if explainer is not None and any(metric.views for metric in study.preset.metrics.values()):
         pictures += _draw_strips(study, explainer, folder)

@@ -14,10 +14,10 @@ from eyeshine.errors import OptionError
 from eyeshine.explainer import Explainer
 from eyeshine.methods import AnyMethod, by_passes, graph_method
 from eyeshine.methods.configure import configure, settings_of
-from eyeshine.metrics import Metric
 from eyeshine.study.presets import Preset
 from eyeshine.study.records import Records
-from eyeshine.study.sample import examine
+from eyeshine.study.sample import examine_maps
+from eyeshine.study.words import check_words, examine_words
 
 __all__ = ["Study", "run"]
 
@@ -83,12 +83,10 @@ class Study:
         method = self.methods[name]
         return configure(cast(Any, method), {"seed": seed}) if "seed" in settings_of(method) else method
 
-    def metrics(self, seed: int) -> dict[str, Metric]:
-        """The protocol's metrics with a seed."""
-        return {
-            name: cast(Any, metric).seeded(seed) if hasattr(metric, "seeded") else metric
-            for name, metric in self.preset.metrics.items()
-        }
+    def metrics(self, seed: int) -> dict[str, Any]:
+        """The protocol's metrics with a seed, by name."""
+        named: Mapping[str, Any] = self.preset.metrics
+        return {name: each.seeded(seed) if hasattr(each, "seeded") else each for name, each in named.items()}
 
     def identity(self, explainer: Explainer) -> dict[str, Any]:
         """What the results depend on; plain values."""
@@ -144,11 +142,12 @@ def run(
     _check(study, explainer)
     facts = {"bundle": explainer.bundle.name, "samples": len(study), **explainer.options.metadata()}
     made, tasks = 0, study.tasks
+    examine = examine_words if study.preset.side == "text" else examine_maps
     with Records(folder, study.identity(explainer), facts, resume=resume) as records, _bar(study, progress) as each:
         for number, sample in enumerate(each, 1):
             todo = [task for task in tasks if (sample.key, *task) not in records.done]
             if todo:
-                found = list(examine(study, explainer, sample, todo, strict=strict))
+                found = examine(study, explainer, sample, todo, strict=strict)
                 records.add(found)
                 made += len(found)
             if after is not None:
@@ -158,6 +157,9 @@ def run(
 
 def _check(study: Study, explainer: Explainer) -> None:
     """Raise SignalError where the bundle lacks graphs of a method, before anything is run."""
+    if study.preset.side == "text":
+        check_words(study, explainer)
+        return
     for method in study.methods.values():
         if by_passes(method):
             for graph in sorted(method.graphs):

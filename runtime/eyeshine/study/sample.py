@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.datasets import Content, Sample
-from eyeshine.errors import EngineError, EyeshineError, ImageError, TextError
+from eyeshine.errors import EngineError, ImageError, TextError
 from eyeshine.explanation import Explanation
 from eyeshine.metrics import Score, evaluate
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
     from eyeshine.study.run import Study
 
-__all__ = ["examine"]
+__all__ = ["Failures", "Record", "Task", "examine_maps", "record_of"]
 
 Task = tuple[str, int]
 Record = dict[str, Any]
@@ -39,7 +40,7 @@ class _Item:
     negative: str | None
 
 
-def examine(
+def examine_maps(
     study: Study, explainer: Explainer, sample: Sample, todo: Collection[Task], *, strict: bool = False
 ) -> list[Record]:
     """The records of a sample, one per task (method, seed).
@@ -49,14 +50,9 @@ def examine(
     Raises:
         ImageError, TextError, EngineError: where ``strict``; else the record of such a task says what was wrong.
     """
+    failures = Failures(sample, strict)
     made: dict[Task, Record] = {}
-
-    def keep(task: Task, error: EyeshineError) -> None:
-        if strict:
-            raise error
-        made.setdefault(task, _record(sample, task, error=f"{type(error).__name__}: {error}"))
-
-    try:
+    with failures.of(todo):
         content = sample.open()
         started = perf_counter()
         embedding = explainer.encode_images(content.image)[0]
@@ -64,23 +60,48 @@ def examine(
         items = _items(study, explainer, content, embedding)
         explained: dict[Task, tuple[Explanation, float]] = {}
         for task in todo:
-            try:
+            with failures.of([task]):
                 explained[task] = _explain(study, explainer, content.image, items, task, explained)
-            except _PER_SAMPLE as error:
-                keep(task, error)
         for seed in dict.fromkeys(seed for _, seed in explained):
             maps = {task: explanation for task, (explanation, _) in explained.items() if task[1] == seed}
             for task, rows in _evaluate(study, explainer, items, maps, seed):
-                times = {"explain_ms": round(explained[task][1], 4), "encode_ms": round(encode_ms, 4)}
-                made[task] = _record(sample, task, **times, items=rows)
-    except _PER_SAMPLE as error:
-        for task in todo:
-            keep(task, error)
-    return [made[task] for task in todo]
+                made[task] = record_of(sample, task, explained[task][1], encode_ms, rows)
+    return [made.get(task) or failures.records[task] for task in todo]
 
 
-def _record(sample: Sample, task: Task, **facts: Any) -> Record:
-    return {"key": sample.key, "method": task[0], "seed": task[1], **facts}
+class Failures:
+    """The tasks of a sample that failed.
+
+    Args:
+        sample: whose they are.
+        strict: let the first failure pass.
+
+    Attributes:
+        records: of the failed tasks.
+    """
+
+    def __init__(self, sample: Sample, strict: bool) -> None:
+        self._key, self._strict = sample.key, strict
+        self.records: dict[Task, Record] = {}
+
+    @contextmanager
+    def of(self, tasks: Iterable[Task]) -> Iterator[None]:
+        """What fails in here, fails for these tasks, if it is the sample that is at fault."""
+        try:
+            yield
+        except _PER_SAMPLE as error:
+            if self._strict:
+                raise
+            said = f"{type(error).__name__}: {error}"
+            for task in tasks:
+                record = {"key": self._key, "method": task[0], "seed": task[1], "error": said}
+                self.records.setdefault(task, record)
+
+
+def record_of(sample: Sample, task: Task, explain_ms: float, encode_ms: float, items: list[Record]) -> Record:
+    """The record of a task that was done; times in milliseconds."""
+    times = {"explain_ms": round(explain_ms, 4), "encode_ms": round(encode_ms, 4)}
+    return {"key": sample.key, "method": task[0], "seed": task[1], **times, "items": items}
 
 
 def _items(study: Study, explainer: Explainer, content: Content, embedding: NDArray[np.float32]) -> list[_Item]:

@@ -91,7 +91,7 @@ class _Sums:
     def add(self, column: Column, item: Mapping[str, Any], seed: int, weights: Array) -> None:
         terms = list(column.terms(item))
         self.defined += bool(terms)
-        self.undefined += not terms
+        self.undefined += not terms and column.metric in item["values"]
         for group, numerator, denominator in terms:
             pair = np.array([numerator, denominator])
             self.every[group] += pair[:, None] * weights
