@@ -22,7 +22,8 @@ from eyeshine.bundle import Bundle
 from eyeshine.concept import ConceptOptions
 from eyeshine.engine import CpuOptions, CudaOptions, EngineOptions, Session, TensorRtOptions
 from eyeshine.errors import EngineError
-from eyeshine.methods import BlockSignals, ConceptAttribution, GradEclip
+from eyeshine.methods import BlockSignals, ConceptAttribution, GradEclip, graph_method
+from eyeshine.methods.configure import configure
 from eyeshine.pipeline import like
 from eyeshine.signals import last_blocks
 from eyeshine_kernels.backend import Backend
@@ -68,6 +69,7 @@ class Bench:
             "encode": lambda spec: self._embedding(spec, self._bundle(spec), "encode"),
             "explain": self._explain,
             "concept": self._concept,
+            "method": self._method,
             "call": self._call,
             "embedded": self._embedded,
             "eager": lambda spec: eager.make(spec, self.workload, self.model.network.visual),
@@ -166,6 +168,30 @@ class Bench:
             constants = {"text": like(out["similarity"], text), "head_projection": like(out["similarity"], projection)}
             read: dict[str, Any] = {name: last_blocks(name, out[name], blocks) for name in method.signals}
             method.attribute(BlockSignals(backend=backend, **read, **constants))
+            eager.synchronize(options.device_type)
+            return out
+
+        def expected() -> Mapping[str, Array]:
+            found = self.workload.expected(spec.prompts, blocks)
+            return {name: found[name] for name in ("similarity", "gradient")}
+
+        return self._case(spec, bundle, session, run, expected)
+
+    def _method(self, spec: CaseSpec) -> Case:
+        """The graph, and a method's map of all explained blocks; the gate sees what the graph yields."""
+        options, vision = self._options(spec), self.model.source.config.vision
+        blocks = min(spec.blocks, vision.layers)
+        bundle, graph = (self._bundle(spec), "image") if blocks == 1 else (self.model.deep(blocks), "deep")
+        session = self._session(bundle, graph, options)
+        inputs = {"pixels": self.workload.pixels, "text": self.workload.text(spec.prompts)}
+        method = graph_method(configure(spec.method, {"layers": blocks}))
+        backend: Backend = "triton" if options.device_type == "cuda" else "reference"
+        outputs = sorted({"similarity", "gradient", *method.signals})
+
+        def run() -> Mapping[str, Any]:
+            out = _run(session, options, inputs, outputs)
+            read: dict[str, Any] = {name: last_blocks(name, out[name], blocks) for name in method.signals}
+            method.maps(BlockSignals(backend=backend, grid=vision.grid, **read), spec.prompts)
             eager.synchronize(options.device_type)
             return out
 
