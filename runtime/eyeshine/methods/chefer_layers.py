@@ -17,8 +17,8 @@ class CheferLayers:
     """The class row of R after ``R <- R + mean_h ReLU(dy/dA_h * A_h) R`` over the blocks from ``start_layer`` up.
 
     Unlike in ``chefer``, the scale of y matters: products of n blocks grow with its n-th power. Of a cosine little is
-    left but the sum over blocks of what the class token reads; a logit adds what came by way of other tokens (5 % of the
-    map on drawn scenes, where it is 22 times the cosine; CLIP's is 100 times). ReLU makes the map non-linear in the
+    left but the sum over blocks of what the class token reads; a logit adds what came by way of other tokens (5 % of
+    the map on drawn scenes, where it is 22 times the cosine; CLIP's is 100 times). ReLU makes the map non-linear in the
     target: a contrast is a target of its own, not a difference of maps.
 
     Attributes:
