@@ -95,6 +95,7 @@ _ALL = (
     Signal("sclip_features", ("B", "N", "E"), "float32", "the same, queries to queries and keys to keys", "surgery"),
     Signal("clearclip_features", ("B", "N", "E"), "float32", "the same, queries, no residual, no MLP", "surgery"),
     Signal("naclip_features", ("B", "N", "E"), "float32", "the same, near keys, no residual, no MLP", "surgery"),
+    Signal("maskclip_bare_features", ("B", "N", "E"), "float32", "as MaskCLIP, no residual, no MLP", "surgery"),
     Signal("pixel_gradient", ("B", "P", "3", "Y", "X"), "float32", "d cosine / d pixels", "pixels"),
     Signal("attnlrp_gradient", ("B", "P", "3", "Y", "X"), "float32", "the same by the rules of AttnLRP", "lrp"),
     Signal("cplrp_gradient", ("B", "P", "3", "Y", "X"), "float32", "the same by the rules of CP-LRP", "lrp"),

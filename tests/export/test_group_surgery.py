@@ -109,6 +109,7 @@ class Slow:
         x, value = self.value("input", -1), self.value("value", -1)
         both = self.attended("query", -1) + self.attended("key", -1)
         rows = {
+            "maskclip_bare": self.out(-1, value),
             "maskclip": self.mlp(-1, x + self.out(-1, value)),
             "sclip": self.mlp(-1, x + self.out(-1, both)),
             "clearclip": self.out(-1, self.attended("query", -1)),
@@ -126,7 +127,7 @@ def test_float64_equals_slow_loops_over_open_clips_modules(shape, opset):
     slow = [Slow(raw, source, inputs["pixels"][index : index + 1]) for index in range(2)]
     surgery, patches = (evaluate(graph, inputs) for graph in graphs_of(source, opset))
     assert relative(surgery["surgery_features"], np.stack([one.surgery() for one in slow])) <= 1e-11
-    for name in ("maskclip", "sclip", "clearclip", "naclip"):
+    for name in ("maskclip", "maskclip_bare", "sclip", "clearclip", "naclip"):
         expected = np.stack([one.last_block()[f"{name}_features"] for one in slow])
         assert relative(patches[f"{name}_features"], expected) <= 1e-11, name
     embedding = torch.cat([one.embedding for one in slow])

@@ -57,7 +57,8 @@ def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form 
     """pixels and text -> embedding, similarity and patch features of the last block with other attentions A.
 
     MaskCLIP: A = I. SCLIP: A = softmax(Q Qᵀ/sqrt(d)) + softmax(K Kᵀ/sqrt(d)). ClearCLIP: A = softmax(Q Qᵀ/sqrt(d)).
-    NACLIP: A = softmax(K Kᵀ/sqrt(d) + a Gaussian of the patches' distance). The last two have no residual and no MLP.
+    NACLIP: A = softmax(K Kᵀ/sqrt(d) + a Gaussian of the patches' distance). The last two and "maskclip_bare" are without
+    residual and MLP.
     """
     tower, tokens = _vision_tower(config, weights, form)
     g, trunk, (*below, last) = tower.g, tower.explained, as_stored(weights.blocks, form)
@@ -71,14 +72,14 @@ def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form 
     by_query = tower.attention([query, query, value], length, trunk)
     by_key = tower.attention([key, key, value], length, trunk)
     near = _attention_near(tower, config.vision, key, value, length)
-    mixed = {"maskclip": value, "sclip": g.add(by_query, by_key), "clearclip": by_query, "naclip": near}
+    whole = {"maskclip": value, "sclip": g.add(by_query, by_key)}
+    bare = {"maskclip_bare": value, "clearclip": by_query, "naclip": near}
     dims: list[Dim] = ["B", _patch_count(config.vision), config.embed_dim]
-    for name, tokens_mixed in mixed.items():
-        if name in ("maskclip", "sclip"):
-            rows = tower.mlp_residual(tower.out_residual(tokens.flat, tokens_mixed, last, trunk), last, trunk)
-        else:
-            rows = trunk.leave(trunk.linears(tokens_mixed, last, "out")[0])
-        g.output(f"{name}_features", _patches(g, _features(tower, weights, rows, length), config.vision), dims)
+    rows = {name: trunk.leave(trunk.linears(mixed, last, "out")[0]) for name, mixed in bare.items()}
+    for name, mixed in whole.items():
+        rows[name] = tower.mlp_residual(tower.out_residual(tokens.flat, mixed, last, trunk), last, trunk)
+    for name, flat in rows.items():
+        g.output(f"{name}_features", _patches(g, _features(tower, weights, flat, length), config.vision), dims)
     _cosines(g, config, _head(tower, "visual", output.out, weights).unit)
     return _finish(g, "patch_features", "pixels to patch features of MaskCLIP, SCLIP, ClearCLIP and NACLIP")
 

@@ -46,6 +46,7 @@ def last_block_features(
     window[1:, 1:] = torch.exp(-torch.cdist(places, places).square() / (2 * std**2))
     by_query, by_key = _attend(vision, query, query, value), _attend(vision, key, key, value)
     rows = {
+        "maskclip_bare": _out(state, last, value),
         "maskclip": _mlp(state, vision, last, x + _out(state, last, value)),
         "sclip": _mlp(state, vision, last, x + _out(state, last, by_query + by_key)),
         "clearclip": _out(state, last, by_query),

@@ -29,11 +29,21 @@ class _PatchCosines:
 
 @dataclass(frozen=True)
 class MaskClip(_PatchCosines):
-    """Every patch attends to itself alone: the values pass, with residual and MLP."""
+    """Every patch attends to itself alone: its own value passes.
+
+    Attributes:
+        residual: keep residual and MLP of the block; without them the features are the projected values alone.
+    """
+
+    residual: bool = True
 
     name: ClassVar[str] = "maskclip"
-    signals: ClassVar[frozenset[str]] = frozenset({"maskclip_features"})
     reference: ClassVar[str] = "Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022"
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """One of two features."""
+        return frozenset({"maskclip_features" if self.residual else "maskclip_bare_features"})
 
 
 @dataclass(frozen=True)

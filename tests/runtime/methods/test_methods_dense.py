@@ -42,7 +42,7 @@ def test_a_map_is_the_product_of_patch_and_target(name, shape):
     assert relative(METHODS[name].maps(tensors, 3).numpy(), got) <= 1e-5
 
 
-def expected_of(explainer: Explainer, name: str, image: np.ndarray) -> np.ndarray:
+def expected_of(explainer: Explainer, name: str, image: np.ndarray, residual: bool) -> np.ndarray:
     """[P, N] from open_clip's modules: the last block run again with the other attention."""
     info = explainer.bundle.manifest.model
     model = tiny_model(tiny_config()).double()
@@ -64,7 +64,7 @@ def expected_of(explainer: Explainer, name: str, image: np.ndarray) -> np.ndarra
             "naclip": (own(key) + window).softmax(-1),
         }[name]
         out = block.attn.out_proj((attention @ value).transpose(0, 1).flatten(1))
-        if name in ("maskclip", "sclip"):
+        if residual:
             y = kept["input"][-1][0] + out
             out = y + block.mlp(block.ln_2(y))
         features = model.visual.ln_post(out) @ model.visual.proj
@@ -72,12 +72,16 @@ def expected_of(explainer: Explainer, name: str, image: np.ndarray) -> np.ndarra
     return explainer.encode_texts(TEXTS).astype(np.float64) @ features.T
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_maps_of_an_exported_bundle_are_open_clips(explainer, name):
+@pytest.mark.parametrize(
+    ("name", "residual"),
+    [("maskclip", True), ("maskclip", False), ("sclip", True), ("clearclip", False), ("naclip", False)],
+)
+def test_maps_of_an_exported_bundle_are_open_clips(explainer, name, residual):
     image = photo(1)
-    result = explainer.explain(image, TEXTS, method=name)
+    settings = {"residual": residual} if name == "maskclip" else {}
+    result = explainer.explain(image, TEXTS, method=configure(name, settings))
     assert result.engine["graph"] == "patch_features"
-    assert relative(result.maps[0].reshape(3, -1), expected_of(explainer, name, image)) <= 1e-4
+    assert relative(result.maps[0].reshape(3, -1), expected_of(explainer, name, image, residual)) <= 1e-4
     deployed = explainer.explain(image, TEXTS, method="grad_eclip").similarities
     assert np.allclose(result.similarities, deployed, atol=1e-6)  # the class token's are the deployed model's
 
