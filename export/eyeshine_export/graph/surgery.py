@@ -57,8 +57,8 @@ def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form 
     """pixels and text -> embedding, similarity and patch features of the last block with other attentions A.
 
     MaskCLIP: A = I. SCLIP: A = softmax(Q Qᵀ/sqrt(d)) + softmax(K Kᵀ/sqrt(d)). ClearCLIP: A = softmax(Q Qᵀ/sqrt(d)).
-    NACLIP: A = softmax(K Kᵀ/sqrt(d) + a Gaussian of the patches' distance). The last two and "maskclip_bare" are without
-    residual and MLP.
+    NACLIP: A = softmax(K Kᵀ/sqrt(d) + a Gaussian of the patches' distance). The last two and "maskclip_bare" have no
+    residual and no MLP.
     """
     tower, tokens = _vision_tower(config, weights, form)
     g, trunk, (*below, last) = tower.g, tower.explained, as_stored(weights.blocks, form)
