@@ -19,6 +19,7 @@ from eyeshine_export.graph.ops import OPSETS, Form
 from eyeshine_export.graph.products import chefer_graph, rollout_graph
 from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.graph.words import words_graph
 from tiny import arrays, tiny_config, tiny_source
 
 SINCE = {
@@ -41,16 +42,18 @@ READS = {20: (10, 0), 23: (10, 14)}
 AXES_INPUT = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1} | dict.fromkeys(
     ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1
 )
-GRAPHS = ["encode", "image", "deep 2", "deep 4", "text", "rollout", "chefer", "legrad", "gradcam"]
+GRAPHS = ["encode", "image", "deep 2", "deep 4", "text", "words", "rollout", "chefer", "legrad", "gradcam"]
 WRITTEN_OUT = {"eyeshine.rollout", "eyeshine.chefer"}
 """Graphs that need the attention matrices of every block."""
 
 
 def graph_of(name, form, quick_gelu):
-    source = tiny_source(tiny_config(quick_gelu=quick_gelu))
+    source = tiny_source(tiny_config(quick_gelu=quick_gelu, text={"layers": 3}))
     config, state = source.config, arrays(source, np.float32)
     if name == "text":
         return text_graph(config, text_weights(state, config.text, config.embed_dim), form)
+    if name == "words":
+        return words_graph(config, text_weights(state, config.text, config.embed_dim), 2, form)
     normalisation = source.normalisation
     vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
     by_group = {"rollout": rollout_graph, "chefer": chefer_graph, "gradcam": gradcam_graph}

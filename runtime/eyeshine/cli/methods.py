@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from eyeshine.bundle import Bundle
     from eyeshine.methods import AnyMethod
+    from eyeshine.text_side import TextMethod
 
 __all__ = ["register"]
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
 def methods(
     name: Annotated[list[str] | None, typer.Argument(help="Of methods; all by default.")] = None,
     bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="By default the embedded roads model.")] = None,
+    side: Annotated[str, typer.Option(help="image, or text: those of `eyeshine explain --side text`.")] = "image",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on stdout.")] = False,
 ) -> None:
     """List the attribution methods: cost, what they read, what runs them in a bundle, settings, reference.
@@ -32,10 +34,16 @@ def methods(
     each image), "minutes" (for one image).
     """
     from eyeshine.bundle import Bundle
+    from eyeshine.checks import check_choice
     from eyeshine.methods import METHODS, get_method
+    from eyeshine.text_side import TEXT_METHODS, get_text_method
 
+    check_choice("side", side, ("image", "text"))
     opened = Bundle.open(bundle, verify=False)
-    rows = [_row(get_method(each), opened) for each in name or METHODS]
+    if side == "text":
+        rows = [_text_row(get_text_method(each), opened) for each in name or TEXT_METHODS]
+    else:
+        rows = [_row(get_method(each), opened) for each in name or METHODS]
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, default=asdict))
         return
@@ -43,7 +51,8 @@ def methods(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("method", "cost", "text", "reads", f"in bundle {opened.name}", "reference", box=SIMPLE)
+    other = "text" if side == "image" else "image"
+    table = Table("method", "cost", other, "reads", f"in bundle {opened.name}", "reference", box=SIMPLE)
     for row in rows:
         reads = ", ".join((*row["signals"], *row["needs"]))
         text = "yes" if row["uses_text"] else "no"
@@ -60,7 +69,6 @@ def _row(method: AnyMethod, bundle: Bundle) -> dict[str, Any]:
     """One method as a record; ``graphs`` of the bundle run it, or ``cure`` says how to export one that has them."""
     from eyeshine.errors import SignalError
     from eyeshine.methods import by_passes, graph_method
-    from eyeshine.methods.configure import settings_of
 
     try:
         if by_passes(method):
@@ -71,11 +79,31 @@ def _row(method: AnyMethod, bundle: Bundle) -> dict[str, Any]:
         cure = None
     except SignalError as error:
         graphs, cure = [], error.cure
+    return _record(method, method.signals, graphs, cure)
+
+
+def _text_row(method: TextMethod, bundle: Bundle) -> dict[str, Any]:
+    """The same of a method of the text side."""
+    from eyeshine.errors import SignalError
+    from eyeshine.text_side.base import READ
+    from eyeshine.text_side.run import GRAPH, check_blocks_of
+
+    signals = frozenset(signal for field in method.signals for signal in READ[field])
+    try:
+        check_blocks_of(bundle, method)
+    except SignalError as error:
+        return _record(method, signals, [], error.cure)
+    return _record(method, signals, [GRAPH], None)
+
+
+def _record(method: AnyMethod, signals: frozenset[str], graphs: list[str], cure: str | None) -> dict[str, Any]:
+    from eyeshine.methods.configure import settings_of
+
     return {
         "name": method.name,
         "cost": method.cost,
         "uses_text": method.uses_text,
-        "signals": sorted(method.signals),
+        "signals": sorted(signals),
         "needs": sorted(method.needs),
         "graphs": graphs,
         "cure": cure,

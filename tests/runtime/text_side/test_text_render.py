@@ -170,3 +170,20 @@ def test_settings_go_to_the_sides_that_have_them(photo, tiny_bundle, capsys):
     for wrong in refused:
         assert explain(*shared, *wrong) == 2
         assert "error: " in capsys.readouterr().err
+
+
+def test_methods_of_the_text_side_are_listed_with_what_runs_them(tiny_bundle, capsys):
+    with pytest.raises(SystemExit):
+        main(["methods", "--side", "text", "--bundle", str(tiny_bundle), "--json"])
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal"]
+    assert rows["attention"]["uses_text"] is False
+    assert rows["attention"]["signals"] == ["text_attention"]
+    assert "signed" in rows["grad_eclip"]["settings"]
+    assert {name: row["graphs"] for name, row in rows.items()} == {name: ["words"] for name in rows}
+    with pytest.raises(SystemExit):
+        main(["methods", "grad_eclip", "--side", "text", "--bundle", str(tiny_bundle)])
+    assert "signed=False" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["methods", "--side", "both"])
+    assert stopped.value.code == 2
