@@ -34,13 +34,13 @@ Array = NDArray[np.generic]
 def output_error(output: str, got: Array, expected: Array) -> float:
     """Largest absolute difference over the largest absolute expected value; infinite where shapes differ or NaN.
 
-    A ``similarity`` is measured against 1: a cosine is a sum of products of unit vectors and can be near 0 by itself,
+    A similarity of any kind is measured against 1: a cosine is a sum of products of unit vectors and can be near 0 by itself,
     its rounding error is that of 1.
     """
     values, wanted = got.astype(np.float64), expected.astype(np.float64)
     if values.shape != wanted.shape or not np.isfinite(values).all():
         return float("inf")
-    least = 1.0 if output == "similarity" else 1e-30
+    least = 1.0 if output.endswith("similarity") else 1e-30
     return float(np.abs(values - wanted).max(initial=0) / max(np.abs(wanted).max(initial=0), least))
 
 

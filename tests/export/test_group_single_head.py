@@ -202,3 +202,11 @@ def test_mmel_relates_patches_by_their_queries_where_it_is_told_to(bundle):
     assert relative(queries.maps, keys.maps) > 1e-3
     other = explainer.explain(photo(2), TEXTS, method=Mmel(layers=2, features="queries")).maps
     assert relative(queries.maps, other) > 0.1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_both_groups_are_exported_in_every_precision(tmp_path, precision):
+    options = ExportOptions(layers=2, signals=("single_head", "queries"), precision=precision)
+    manifest = export_bundle(tiny_source(), tmp_path / "small", options)
+    assert {"single_head", "single_head_deep", "queries"} <= manifest.parity.keys()
+    assert verify(Bundle.open(tmp_path / "small")).passed
