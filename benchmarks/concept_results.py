@@ -1,8 +1,8 @@
-"""What Concept Attribution's parameters do, measured on held-out road scenes; writes docs/results.md.
+"""What Concept Attribution's parameters do, measured on held-out road scenes.
 
-``python -m benchmarks.concept_results [--scenes 500] [--out docs/results.md]``: pointing game, deletion, insertion,
-Concept Drop and Negative Suppression for alpha, beta and the three strategies, their cost, and how well the two metrics
-of the paper tell a present concept from an absent one.
+``python -m benchmarks.concept_results [--scenes 500]`` writes docs/results-concept-attribution.md: pointing game,
+deletion, insertion, Concept Drop and Negative Suppression for alpha, beta and the three strategies, their cost, and how
+well the two metrics of the paper tell a present concept from an absent one.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--threads", type=int, default=0, help="0 takes all CPUs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "results.md")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent.parent / "docs" / "results-concept-attribution.md"
+    )
     given = parser.parse_args()
     rows = settings()
     told = measure(Explainer.load(threads=given.threads), given.scenes, rows)
