@@ -43,12 +43,13 @@ def build() -> typer.Typer:
         methods,
         statistics,
         sweep,
+        tcav,
         verify,
     )
 
     app = typer.Typer(name="eyeshine", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for module in (explain, methods, evaluate, statistics, sweep, inspect, verify, engines, kernels, dual, demo):
+    for module in (explain, methods, evaluate, statistics, tcav, sweep, inspect, verify, engines, kernels, dual, demo):
         module.register(app)
     for entry in sorted(entry_points(group="eyeshine.commands"), key=lambda entry: entry.name):
         entry.load()(app)
