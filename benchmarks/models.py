@@ -17,7 +17,7 @@ from eyeshine.bundle import default_bundle
 from eyeshine.errors import BundleError
 from eyeshine.manifest import Manifest
 from eyeshine_export.compat import import_open_clip
-from eyeshine_export.config import parse_config
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.source import Normalisation, Source, Tokens
 
 __all__ = ["Configuration", "configuration"]

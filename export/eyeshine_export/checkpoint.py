@@ -16,8 +16,10 @@ from typing import Any, Literal
 import torch
 
 from eyeshine.errors import ExportError, UnsupportedError
-from eyeshine_export.config import Activation, read_config
-from eyeshine_export.huggingface import from_huggingface
+from eyeshine_export.config import Activation
+from eyeshine_export.huggingface import PROBE, from_huggingface
+from eyeshine_export.open_clip_config import read_config
+from eyeshine_export.timm_tower import from_timm
 
 __all__ = ["Checkpoint", "Layout", "read_checkpoint", "recognise", "to_open_clip"]
 
@@ -60,10 +62,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def to_open_clip(state: State, path: Path | None = None) -> Checkpoint:
     """Recognise a state dictionary's layout and bring it to open_clip's keys, float32."""
     state = _strip(state)
+    if "visual.trunk.attn_pool.latent" in state:
+        state = from_timm(state)
     layout = recognise(state)
     activation: Activation | None = None
     if layout == "huggingface":
-        activation = _huggingface_activation(path)
+        activation = _huggingface_activation(path, "gelu_pytorch_tanh" if PROBE in state else "quick_gelu")
         state = from_huggingface(state)
     elif layout == "open_clip":
         activation = _open_clip_activation(path)
@@ -81,15 +85,12 @@ def recognise(state: Mapping[str, torch.Tensor]) -> Layout:
     """Name the layout of a state dictionary's keys.
 
     Raises:
-        UnsupportedError: ResNet, timm or Hugging Face towers inside open_clip keys, SigLIP, CoCa.
+        UnsupportedError: ResNet, other towers of timm than SigLIP's or Hugging Face towers inside open_clip keys.
         ExportError: keys of no layout that is known.
     """
     known = {
         "visual.layer1.0.conv1.weight": "ResNet image tower",
-        "visual.attn_pool.query": "attention pool",
-        "vision_model.head.probe": "SigLIP (MAP head)",
-        "text_decoder.cls_emb": "CoCa",
-        "text_decoder.text_projection": "CoCa",
+        "visual.attn_pool_contrastive.query": "second attention pool",
     }
     for key, what in known.items():
         if key in state:
@@ -157,13 +158,21 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _strip(state: State) -> State:
-    """Without the prefixes of wrappers: DistributedDataParallel, CustomTextCLIP."""
+    """Without the prefixes of wrappers (DistributedDataParallel, CustomTextCLIP) and CoCa's writer of captions."""
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
-    inside_text = ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection")
+    inside_text = (
+        "transformer.",
+        "token_embedding.",
+        "positional_embedding",
+        "ln_final.",
+        "text_projection",
+        "cls_emb",
+    )
     return {
         key.removeprefix("text.") if key.removeprefix("text.").startswith(inside_text) else key: value
         for key, value in state.items()
+        if not key.startswith("text_decoder.")
     }
 
 
@@ -175,21 +184,23 @@ def _open_clip_activation(path: Path | None) -> Activation | None:
     return "quick_gelu" if read_config(beside)[1].get("quick_gelu", False) else "gelu"
 
 
-def _huggingface_activation(path: Path | None) -> Activation | None:
-    """The activation that ``config.json`` beside a Hugging Face checkpoint names; quick_gelu where it is silent.
+def _huggingface_activation(path: Path | None, default: str) -> Activation | None:
+    """The activation that ``config.json`` beside a Hugging Face checkpoint names; the default where it is silent.
 
-    Hugging Face's CLIP has quick_gelu as its default, so a configuration without the key means that.
+    Hugging Face's CLIP has quick_gelu as its default and its SigLIP gelu_pytorch_tanh, so a configuration without the
+    key means that.
     """
+    known: dict[str, Activation] = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
     beside = None if path is None else path.parent / "config.json"
     if beside is None or not beside.is_file():
-        return "quick_gelu"
+        return known[default]
     try:
         raw: dict[str, Any] = json.loads(beside.read_text("utf-8"))
-        named = {str(raw.get(part, {}).get("hidden_act", "quick_gelu")) for part in ("vision_config", "text_config")}
+        named = {str(raw.get(part, {}).get("hidden_act", default)) for part in ("vision_config", "text_config")}
     except (OSError, ValueError, AttributeError) as error:  # ValueError: not UTF-8, not JSON
         raise ExportError("config.json beside the checkpoint cannot be read", got=f"{beside}: {error}") from error
-    if named == {"quick_gelu"}:
-        return "quick_gelu"
-    if named == {"gelu"}:
-        return "gelu"
-    raise UnsupportedError("activation is not supported yet", got=", ".join(sorted(named)), allowed="gelu, quick_gelu")
+    if len(named) > 1 or not named <= known.keys():
+        raise UnsupportedError(
+            "activation is not supported yet", got=", ".join(sorted(named)), allowed=", ".join(known)
+        )
+    return known[named.pop()]

@@ -1,69 +1,20 @@
-"""What a CLIP is made of, read from an open_clip model configuration; what is not supported is refused by name."""
+"""What a CLIP is made of: the sizes and kinds of both towers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from eyeshine.errors import ExportError, UnsupportedError
+from eyeshine.clean import Cleaning
+from eyeshine.errors import ExportError
 
-__all__ = ["Activation", "ClipConfig", "TextConfig", "TowerConfig", "VisionConfig", "parse_config", "read_config"]
+__all__ = ["Activation", "ClipConfig", "PoolerConfig", "TextConfig", "TowerConfig", "VisionConfig"]
 
-Activation = Literal["gelu", "quick_gelu"]
-OPEN_CLIP_EPS = 1e-5
-
-_SUPPORTED = "open_clip ViT towers with a class token (OpenAI, LAION, DataComp, MetaCLIP, DFN)"
-# Features that change the arithmetic and are not built yet. Each is refused when its value differs from the default.
-_BLOCK_FEATURES = {
-    "qk_norm": False,
-    "scaled_cosine_attn": False,
-    "scale_heads": False,
-    "scale_attn_inner": False,
-    "scale_attn": False,
-    "scale_fc": False,
-}
-_VISION_FEATURES = {
-    "attentional_pool": False,
-    "pool_type": "tok",
-    "act_kwargs": None,
-    "timm_model_name": None,
-    **_BLOCK_FEATURES,
-}
-_TEXT_FEATURES = {
-    "hf_model_name": None,
-    "hf_tokenizer_name": None,
-    "tokenizer_mode": None,
-    "tokenizer_kwargs": None,
-    "embed_cls": False,
-    "no_causal_mask": False,
-    "proj_bias": False,
-    "proj_type": "linear",
-    "act_kwargs": None,
-    **_BLOCK_FEATURES,
-}
-# Settings that are read, that change nothing here, or that belong to a tower which is refused above.
-_SHARED_SETTINGS = {
-    "layers", "width", "mlp_ratio", "ls_init_value", "final_ln_after_pool", "pool_type", "output_tokens", "norm_kwargs",
-    "block_type",
-}  # fmt: skip
-_VISION_SETTINGS = _SHARED_SETTINGS | {
-    "head_width", "patch_size", "image_size", "patch_dropout", "no_ln_pre", "pos_embed_type", "attn_pooler_queries",
-    "attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
-    "timm_drop_path",
-}  # fmt: skip
-_TEXT_SETTINGS = _SHARED_SETTINGS | {
-    "context_length", "vocab_size", "heads", "pad_id", "eos_id", "hf_model_pretrained", "hf_proj_type",
-    "hf_pooler_type",
-}  # fmt: skip
-_NAMES = {
-    "attentional_pool": "attention pool",
-    "timm_model_name": "timm image tower",
-    "hf_model_name": "Hugging Face text tower",
-    "hf_tokenizer_name": "foreign tokenizer",
-}
+Activation = Literal["gelu", "quick_gelu", "gelu_tanh"]
+Pool = Literal["class", "average", "latent"]
+"""What an image's embedding is made of: the class token, the mean over the patches, or a learned query's attention."""
+TextPool = Literal["end", "last", "appended"]
+"""What a text's embedding is made of: its end token, the last place of the context, or a token put behind it (CoCa)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +44,17 @@ class TowerConfig:
 
 
 @dataclass(frozen=True)
+class PoolerConfig(TowerConfig):
+    """An attention whose query is learned, over the tokens of a tower; its first query's row is the embedding's.
+
+    Attributes:
+        mlp: whether an MLP with its LayerNorm follows (SigLIP), or nothing (CoCa).
+    """
+
+    mlp: bool
+
+
+@dataclass(frozen=True)
 class VisionConfig(TowerConfig):
     """An image tower.
 
@@ -100,16 +62,31 @@ class VisionConfig(TowerConfig):
         image_size: (height, width) in pixels.
         patch_size: (height, width) in pixels.
         pre_norm: whether there is a LayerNorm before the first block.
+        class_token: whether a class token stands before the patches.
+        pool: what the embedding is made of.
+        norm_after_pool: whether the last LayerNorm comes after the mean over the patches; of ``pool`` "average" alone.
+        pooler: the attention of ``pool`` "latent".
     """
 
     image_size: tuple[int, int]
     patch_size: tuple[int, int]
     pre_norm: bool
+    class_token: bool = True
+    pool: Pool = "class"
+    norm_after_pool: bool = False
+    pooler: PoolerConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.grid) < 1:
             raise ExportError("image holds no whole patch", got=f"image {self.image_size}, patch {self.patch_size}")
+        if (self.pool == "latent") != (self.pooler is not None) or (self.pool == "class" and not self.class_token):
+            raise ExportError("image tower and its pooling do not fit together", got=self.pool)
+
+    @property
+    def depth(self) -> int:
+        """Blocks, a pooler counted as the last of them."""
+        return self.layers + (self.pooler is not None)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -119,17 +96,41 @@ class VisionConfig(TowerConfig):
 
 @dataclass(frozen=True)
 class TextConfig(TowerConfig):
-    """A causal text tower whose output row is the end-of-text token.
+    """A text tower.
 
     Attributes:
         context_length: tokens at most, start and end included.
         vocab_size: number of token ids.
-        end_id: id of the end-of-text token; None where it is the largest id of a text (argmax pooling).
+        end_id: of ``pool`` "end": id of the end-of-text token, None where it is the largest id of a text.
+        pool: what the embedding is made of.
+        causal: whether a token attends to earlier ones only.
+        pad_id: id that the appended token does not attend to.
+        tokenizer: name of the tokenizer, where it is not CLIP's own.
+        clean: what is done to a text before that tokenizer.
+        projection: whether a matrix takes the row to the joint space, or it is there already.
+        strip_end: whether its end token is taken for padding (CLIPA).
     """
 
     context_length: int
     vocab_size: int
     end_id: int | None
+    pool: TextPool = "end"
+    causal: bool = True
+    pad_id: int = 0
+    tokenizer: str | None = None
+    clean: Cleaning = "whitespace"
+    projection: bool = True
+    strip_end: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool == "appended" and not self.causal:
+            raise ExportError("text tower and its pooling do not fit together", got="an appended token without a mask")
+
+    @property
+    def whole_context(self) -> bool:
+        """Whether every text takes all places of the context: padding changes its embedding."""
+        return not self.causal or self.pool != "end"
 
 
 @dataclass(frozen=True)
@@ -145,109 +146,7 @@ class ClipConfig:
         if self.embed_dim < 1:
             raise ExportError("embed_dim must be positive", got=self.embed_dim)
 
-
-def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """Read an open_clip model configuration (JSON, or a hub file with ``model_cfg``); return its name and content."""
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ExportError("model configuration cannot be read", got=f"{path}: {error}") from error
-    if isinstance(raw, dict) and isinstance(raw.get("model_cfg"), dict):
-        raw = {**raw["model_cfg"], "preprocess_cfg": raw.get("preprocess_cfg", {})}
-    if not isinstance(raw, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= raw.keys():
-        raise ExportError(
-            "not an open_clip model configuration",
-            got=str(path),
-            allowed="a JSON object with embed_dim, vision_cfg and text_cfg",
-        )
-    return path.stem, raw
-
-
-def parse_config(name: str, raw: Mapping[str, Any]) -> ClipConfig:
-    """Read a configuration's content.
-
-    Raises:
-        UnsupportedError: a feature that is not supported, named.
-        ExportError: values that do not fit together.
-    """
-    if "multimodal_cfg" in raw:
-        raise UnsupportedError(f"{name}: CoCa is not supported yet", allowed=_SUPPORTED)
-    activation: Activation = "quick_gelu" if raw.get("quick_gelu", False) else "gelu"
-    try:
-        return ClipConfig(
-            name=name,
-            embed_dim=int(raw["embed_dim"]),
-            vision=_vision(name, raw["vision_cfg"], activation),
-            text=_text(name, raw["text_cfg"], activation),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise ExportError(
-            f"{name}: a value of the model configuration is of no use", got=f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _vision(name: str, cfg: Mapping[str, Any], activation: Activation) -> VisionConfig:
-    layers = cfg.get("layers", 12)
-    if isinstance(layers, list | tuple):
-        raise UnsupportedError(f"{name}: ResNet image towers are not supported yet", allowed=_SUPPORTED)
-    _refuse(name, "vision_cfg", cfg, _VISION_FEATURES, _VISION_SETTINGS)
-    width = int(cfg.get("width", 768))
-    return VisionConfig(
-        width=width,
-        layers=int(layers),
-        heads=width // int(cfg.get("head_width", 64)),
-        activation=activation,
-        eps=_eps(name, cfg),
-        image_size=_pair(cfg.get("image_size", 224)),
-        patch_size=_pair(cfg.get("patch_size", 16)),
-        pre_norm=not cfg.get("no_ln_pre", False),
-    )
-
-
-def _text(name: str, cfg: Mapping[str, Any], activation: Activation) -> TextConfig:
-    _refuse(name, "text_cfg", cfg, _TEXT_FEATURES, _TEXT_SETTINGS)
-    pool = cfg.get("pool_type", "argmax")
-    if pool not in ("argmax", "eos"):
-        raise UnsupportedError(f"{name}: text_cfg pool_type is not supported yet", got=pool, allowed="argmax, eos")
-    return TextConfig(
-        width=int(cfg.get("width", 512)),
-        layers=int(cfg.get("layers", 12)),
-        heads=int(cfg.get("heads", 8)),
-        activation=activation,
-        eps=_eps(name, cfg),
-        context_length=int(cfg.get("context_length", 77)),
-        vocab_size=int(cfg.get("vocab_size", 49408)),
-        end_id=int(cfg.get("eos_id", 2)) if pool == "eos" else None,
-    )
-
-
-def _refuse(
-    name: str, section: str, cfg: Mapping[str, Any], features: Mapping[str, object], settings: set[str]
-) -> None:  # fmt: skip
-    for key, default in features.items():
-        value = cfg.get(key, default)
-        if value != default and not (default is None and not value):
-            what = _NAMES.get(key, key)
-            raise UnsupportedError(
-                f"{name}: {what} is not supported yet", got=f"{section}.{key} = {value!r}", allowed=_SUPPORTED
-            )
-    if cfg.get("block_type") not in (None, "default"):
-        raise UnsupportedError(f"{name}: block_type is not supported yet", got=cfg["block_type"], allowed=_SUPPORTED)
-    for key in cfg:
-        if key not in features and key not in settings:
-            raise UnsupportedError(f"{name}: {key} is not known", got=f"{section}.{key} = {cfg[key]!r}")
-
-
-def _eps(name: str, cfg: Mapping[str, Any]) -> float:
-    norm = dict(cfg.get("norm_kwargs") or {})
-    eps = float(norm.pop("eps", OPEN_CLIP_EPS))
-    if norm:
-        raise UnsupportedError(f"{name}: norm_kwargs are not supported yet", got=norm, allowed="eps")
-    return eps
-
-
-def _pair(value: object) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
-        raise ExportError("image or patch size must be one or two positive integers", got=value)
-    return int(pair[0]), int(pair[1])
+    @property
+    def plain(self) -> bool:
+        """Whether a class token stands for the image and the end token, under a causal mask, for the text."""
+        return self.vision.pool == "class" and not self.text.whole_context

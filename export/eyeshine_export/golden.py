@@ -20,8 +20,10 @@ def golden_values(oracle: Oracle, groups: Mapping[Group, Mapping[str, Built]]) -
     random = np.random.default_rng(1)
     pixels = random.random((1, 3, *config.vision.image_size), dtype=np.float32)
     text = random.standard_normal((2, config.embed_dim), dtype=np.float32)
-    end = config.text.vocab_size - 1 if config.text.end_id is None else config.text.end_id
-    tokens = np.array([[3, end, 0], [end, 0, 0]], dtype=np.int64)  # three is the shortest context there is
+    end, pad = config.text.vocab_size - 1 if config.text.end_id is None else config.text.end_id, config.text.pad_id
+    tokens = np.array([[3, end, pad], [end, pad, pad]], dtype=np.int64)  # three is the shortest context there is
+    if config.text.whole_context:
+        tokens = np.pad(tokens, ((0, 0), (0, config.text.context_length - 3)), constant_values=pad)
     inputs: dict[str, NDArray[np.generic]] = {"pixels": pixels, "text": text, "tokens": tokens}
     values: dict[str, NDArray[np.generic]] = {}
     for group, graphs in groups.items():

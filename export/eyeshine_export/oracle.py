@@ -72,7 +72,7 @@ def _tokens(random: np.random.Generator, count: int, source: Source) -> NDArray[
     """Random token ids with one end token each, padded."""
     text = source.config.text
     end = text.vocab_size - 1 if text.end_id is None else text.end_id
-    tokens = np.zeros((count, text.context_length), dtype=np.int64)
+    tokens = np.full((count, text.context_length), text.pad_id, dtype=np.int64)
     for row in tokens:
         length = int(random.integers(2, text.context_length))
         row[:length] = random.integers(3, text.vocab_size - 2, length)

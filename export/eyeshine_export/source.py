@@ -14,8 +14,9 @@ from eyeshine.errors import ExportError, ExportUsageError
 from eyeshine.preprocess import Preprocess
 from eyeshine_export.checkpoint import Checkpoint, read_checkpoint
 from eyeshine_export.compat import import_open_clip
-from eyeshine_export.config import Activation, ClipConfig, parse_config, read_config
-from eyeshine_export.words import Tokens, read_word_tokenizer
+from eyeshine_export.config import Activation, ClipConfig
+from eyeshine_export.open_clip_config import parse_config, read_config
+from eyeshine_export.words import Tokens, read_tokenizer
 
 __all__ = ["CLIP_VOCABULARY", "OPENAI_MEAN", "OPENAI_STD", "Normalisation", "Source", "Tokens", "resolve"]
 
@@ -62,11 +63,12 @@ class Source:
     def __post_init__(self) -> None:
         if self.preprocess is None:
             object.__setattr__(self, "preprocess", Preprocess(self.config.vision.image_size))
-        if self.tokens is None and self.config.text.vocab_size != CLIP_VOCABULARY:
+        if self.tokens is None and _foreign(self.config):
+            named = self.config.text.tokenizer
             raise ExportError(
-                "a foreign tokenizer is not supported yet",
-                got=f"vocab_size {self.config.text.vocab_size}",
-                allowed=f"CLIP's own tokenizer with {CLIP_VOCABULARY} ids, or a word-level tokenizer.json",
+                "a foreign tokenizer is not there",
+                got=f"vocab_size {self.config.text.vocab_size}" + (f", tokenizer {named}" if named else ""),
+                allowed=f"CLIP's own tokenizer with {CLIP_VOCABULARY} ids, or a tokenizer.json",
                 cure="put tokenizer.json beside the configuration or name it with --tokenizer",
             )
 
@@ -86,7 +88,7 @@ def resolve(
         pretrained: open_clip's tag; downloads where there is a network.
         checkpoint: a local file instead.
         tokens: the tokenizer, or its tokenizer.json, where the model does not use CLIP's own; by default the one
-            beside a configuration file whose vocabulary is not CLIP's.
+            beside a configuration file, or the one that the configuration names, downloaded as the weights are.
         licence: of the weights, where the exporter does not know it.
 
     Raises:
@@ -113,6 +115,7 @@ def resolve(
     elif checkpoint is not None:
         loaded = read_checkpoint(checkpoint)
         origin = f"{checkpoint.name} ({loaded.layout} keys)"
+        preprocess = {**_usual_preprocess(name), **preprocess}
         _warn_of_unknown_activation(config, loaded)
     else:
         assert pretrained is not None
@@ -126,16 +129,23 @@ def resolve(
     _check_activation(config, loaded.activation, f"{loaded.layout} weights")
     return Source(
         config, loaded.state, origin, licence or _UNKNOWN_LICENCE, _normalisation(preprocess),
-        _preprocess(config, preprocess), _tokens(model, config, tokens),
+        _preprocess(config, preprocess), _tokens(model, config, tokens, download=checkpoint is None),
     )  # fmt: skip
 
 
-def _tokens(model: str, config: ClipConfig, given: Tokens | Path | None) -> Tokens | None:
+def _foreign(config: ClipConfig) -> bool:
+    return config.text.tokenizer is not None or config.text.vocab_size != CLIP_VOCABULARY
+
+
+def _tokens(model: str, config: ClipConfig, given: Tokens | Path | None, *, download: bool) -> Tokens | None:
     """The tokenizer of a model that does not use CLIP's own."""
-    beside = Path(model).parent / "tokenizer.json"
-    if given is None and config.text.vocab_size != CLIP_VOCABULARY and model.endswith(".json") and beside.is_file():
+    beside, named = Path(model).parent / "tokenizer.json", config.text.tokenizer
+    if given is None and _foreign(config) and model.endswith(".json") and beside.is_file():
         given = beside
-    return read_word_tokenizer(given, config.text.vocab_size) if isinstance(given, Path) else given
+    if given is None and named is not None and download:
+        given = _fetch(named, "tokenizer.json", "put its tokenizer.json into a folder and name it with --tokenizer")
+        _fetch(named, "tokenizer_config.json", "put it beside tokenizer.json and name that with --tokenizer")
+    return read_tokenizer(given, config.text) if isinstance(given, Path) else given
 
 
 def _configuration(model: str) -> tuple[str, dict[str, Any]]:
@@ -179,18 +189,21 @@ def _download(tag_config: dict[str, Any], tag: str, config: ClipConfig) -> Path:
 
 def _fetch_from_hub(model: str) -> tuple[Path, Path]:
     """Configuration and weights of a hub repository."""
+    owner_name = model.removeprefix("hf-hub:")
+    cure = "fetch open_clip_config.json and the weights, then eyeshine export CONFIG.json --checkpoint FILE"
+    return _fetch(owner_name, "open_clip_config.json", cure), _fetch(owner_name, None, cure)
+
+
+def _fetch(owner_name: str, file: str | None, cure: str) -> Path:
+    """A file of a hub repository; its weights where none is named."""
     import_open_clip()
     from open_clip.pretrained import download_pretrained_from_hf
 
-    owner_name = model.removeprefix("hf-hub:")
     try:
-        config = Path(download_pretrained_from_hf(owner_name, filename="open_clip_config.json"))
-        return config, Path(download_pretrained_from_hf(owner_name))
-    except Exception as error:  # as above
+        return Path(download_pretrained_from_hf(owner_name, filename=file))
+    except Exception as error:  # the hub raises its own tree
         raise ExportError(
-            f"{model} could not be downloaded",
-            got=f"{type(error).__name__}: {error}",
-            cure="fetch open_clip_config.json and the weights, then eyeshine export CONFIG.json --checkpoint FILE",
+            f"hf-hub:{owner_name} could not be downloaded", got=f"{type(error).__name__}: {error}", cure=cure
         ) from error
 
 
@@ -216,6 +229,15 @@ def _warn_of_unknown_activation(config: ClipConfig, loaded: Checkpoint) -> None:
             f"OpenAI, MetaCLIP and DFN weights need {quick}.",
             stacklevel=3,
         )
+
+
+def _usual_preprocess(name: str) -> dict[str, Any]:
+    """What all pretrained tags of a registered model agree on; nothing where they do not, or there are none."""
+    open_clip = import_open_clip()
+    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    usual = [{key: tag[key] for key in keys if key in tag} for tag in tags]
+    return usual[0] if usual and all(entry == usual[0] for entry in usual) else {}
 
 
 def _normalisation(preprocess: Mapping[str, Any]) -> Normalisation:

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from eyeshine.bundle import HEADS, sha256_of
-from eyeshine.errors import ExportError, OptionError, OutputError
+from eyeshine.errors import ExportError, OptionError, OutputError, UnsupportedError
 from eyeshine.manifest import (
     MANIFEST,
     SCHEMA,
@@ -33,10 +33,11 @@ from eyeshine.manifest import (
     TokenizerInfo,
 )
 from eyeshine.signals import SIGNALS
+from eyeshine_export.config import ClipConfig
 from eyeshine_export.golden import golden_values
 from eyeshine_export.graph.ops import OPSET, Form
 from eyeshine_export.graph.weights import text_weights, vision_weights
-from eyeshine_export.groups import Built, Group, Parts, choose_groups
+from eyeshine_export.groups import GROUPS, Built, Group, Parts, choose_groups
 from eyeshine_export.heads import head_projection
 from eyeshine_export.oracle import Oracle
 from eyeshine_export.parity import check_graphs
@@ -199,7 +200,7 @@ def _write_all(source: Source, folder: Path, options: ExportOptions, name: str) 
 
 def _build(source: Source, options: ExportOptions) -> tuple[dict[Group, dict[str, Built]], NDArray[np.float32]]:
     """The graphs of every group, and what the explained heads are projected by."""
-    config, groups = source.config, options.groups()
+    config, groups = source.config, _fitting(options.groups(), source.config, options)
     state = {name: tensor.numpy() for name, tensor in source.state.items()}
     normalisation = source.normalisation
     parts = Parts(
@@ -212,6 +213,18 @@ def _build(source: Source, options: ExportOptions) -> tuple[dict[Group, dict[str
     built = {group: group.build(parts) for group in groups}
     deep = [graphs["deep"] for graphs in built.values() if "deep" in graphs]
     return built, head_projection(parts.vision, len(deep[0].blocks) if deep else 1)
+
+
+def _fitting(groups: Sequence[Group], config: ClipConfig, options: ExportOptions) -> list[Group]:
+    """The groups that are built for such towers; one that was asked for by name is refused where it is not."""
+    for group in groups:
+        if not group.fits(config) and (group.name in options.signals or (group.name == "deep" and options.layers)):
+            raise UnsupportedError(
+                f"{config.name}: the group {group.name} is not built for such towers",
+                got=f"image pool {config.vision.pool}, text pool {config.text.pool}",
+                allowed=", ".join(group.name for group in GROUPS.values() if group.fits(config)),
+            )
+    return [group for group in groups if group.fits(config)]
 
 
 def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> None:
@@ -249,15 +262,16 @@ def _write_tokenizer(source: Source, folder: Path) -> TokenizerInfo:
 
 def _model_info(source: Source) -> ModelInfo:
     config, state = source.config, source.state
+    explained = config.vision.pooler or config.vision
     scale, bias = state.get("logit_scale"), state.get("logit_bias")
     return ModelInfo(
         name=config.name,
         source=source.origin,
         licence=source.licence,
         activation=config.vision.activation,
-        layers=config.vision.layers,
-        width=config.vision.width,
-        heads=config.vision.heads,
+        layers=config.vision.depth,
+        width=explained.width,
+        heads=explained.heads,
         embed_dim=config.embed_dim,
         image_size=config.vision.image_size,
         patch_size=config.vision.patch_size,
@@ -265,6 +279,7 @@ def _model_info(source: Source) -> ModelInfo:
         logit_bias=None if bias is None else _number("logit_bias", bias),
         mean=source.normalisation.mean,
         std=source.normalisation.std,
+        pool=config.vision.pool,
     )
 
 

@@ -9,18 +9,21 @@ encoding ("schÃ¶n" for "schön"). It rests on large statistical tables, and pe
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
-__all__ = ["Cleaning", "clean_clip", "clean_lower", "cleaner"]
+__all__ = ["Cleaning", "clean_canonical", "clean_clip", "clean_lower", "clean_whitespace", "cleaner"]
 
-Cleaning = Literal["clip", "lower"]
-"""``"clip"``: all of CLIP's cleaning. ``"lower"``: white space and lower case only."""
+Cleaning = Literal["clip", "lower", "whitespace", "canonicalize"]
+"""``"clip"``: all of CLIP's cleaning. ``"lower"``: white space and lower case only. ``"whitespace"``: as CLIP's, but
+capitals stay. ``"canonicalize"``: as CLIP's without punctuation (SigLIP)."""
 
 _ENTITY = re.compile(r"&#?[0-9A-Za-z]{1,24};")
 _TERMINAL_ESCAPE = re.compile(r"\x1b\[[\d;]*[a-zA-Z]")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Latin ligatures and digraphs, and the letters they are made of. NFKC would also turn the long s of ﬅ into s.
@@ -105,16 +108,36 @@ def clean_clip(text: str) -> str:
     Returns:
         The cleaned text, equal to open_clip's ``lower`` cleaning unless ftfy would have repaired mojibake in it.
     """
+    return clean_whitespace(text).lower()
+
+
+def clean_whitespace(text: str) -> str:
+    """CLIP's cleaning without the lower case: repairs, HTML entities, one space between words."""
     from html import unescape
 
-    return clean_lower(unescape(unescape(_repair(text))))
+    return _spaced(unescape(unescape(_repair(text))))
+
+
+def clean_canonical(text: str) -> str:
+    """SigLIP's cleaning: CLIP's, and ASCII punctuation is taken out, "_" as a space."""
+    return " ".join(clean_clip(text).replace("_", " ").translate(_PUNCTUATION).split())
 
 
 def clean_lower(text: str) -> str:
     """One space between words, none at the ends, lower case, lone surrogates as U+FFFD; nothing else is changed."""
-    return " ".join(re.sub("[\ud800-\udfff]", "\ufffd", text).split()).lower()
+    return _spaced(text).lower()
+
+
+def _spaced(text: str) -> str:
+    return " ".join(re.sub("[\ud800-\udfff]", "\ufffd", text).split())
 
 
 def cleaner(cleaning: Cleaning) -> Callable[[str], str]:
     """The function of a cleaning; ``KeyError`` for an unknown name (callers check theirs first)."""
-    return {"clip": clean_clip, "lower": clean_lower}[cleaning]
+    known = {
+        "clip": clean_clip,
+        "lower": clean_lower,
+        "whitespace": clean_whitespace,
+        "canonicalize": clean_canonical,
+    }
+    return known[cleaning]

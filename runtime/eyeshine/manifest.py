@@ -33,12 +33,14 @@ class ModelInfo:
         source: pretrained tag, or the checkpoint's file name and key layout.
         licence: licence of the weights, as far as the exporter knows it.
         activation: "gelu" or "quick_gelu".
-        layers, width, heads: of the image tower.
+        layers: blocks of the image tower, a pooler counted as the last of them.
+        width, heads: of its last attention.
         embed_dim: E.
         image_size, patch_size: (height, width) in pixels.
         logit_scale: factor of the cosine in training (exp of the stored parameter).
         logit_bias: added to it, None where the model has none.
         mean, std: normalisation of RGB in 0..1; inside the graphs, here for information.
+        pool: what the image's embedding is made of: "class" (token), "average" (of the patches), "latent" (query).
     """
 
     name: str
@@ -55,15 +57,20 @@ class ModelInfo:
     logit_bias: float | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pool: str = "class"
 
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """How texts become ids; ``clean`` names the cleaning before the tokenizer, ``unknown`` the id of unseen words."""
+    """How texts become ids.
+
+    ``clean`` names the cleaning before the tokenizer, ``unknown`` the id of unseen words, None where there are none;
+    ``start`` is None where nothing stands before a text.
+    """
 
     file: str
     context_length: int
-    start: int
+    start: int | None
     end: int
     pad: int
     unknown: int | None
@@ -226,7 +233,8 @@ def check_consistent(manifest: Manifest) -> None:
             allowed=", ".join(get_args(Precision)), cure="update eyeshine, or export the bundle again",
         )  # fmt: skip
     info, size = manifest.tokenizer, manifest.model.image_size
-    ids = (info.context_length, info.start, info.end, info.pad, 0 if info.unknown is None else info.unknown)
+    optional = (0 if value is None else value for value in (info.start, info.unknown))
+    ids = (info.context_length, info.end, info.pad, *optional)
     if not all(isinstance(value, int) and value >= 0 for value in ids):
         _contradiction("tokenizer", info)
     if not isinstance(manifest.preprocess, dict) or list(manifest.preprocess.get("size", ())) != list(size):

@@ -208,11 +208,15 @@ class TextEncoder:
         filled = self._filled(texts)
         self._warn(filled)
         ids = self.tokenizer.encode(filled, truncate=truncate)
-        # What stands after the end token changes nothing (causal), so texts of one length go together without padding.
         lengths = (ids == self.tokenizer.end).argmax(axis=1) + 1
-        blank = [text for text, length in zip(filled, lengths, strict=True) if text and length == 2]
+        empty = self.tokenizer.blank_length
+        blank = [text for text, length in zip(filled, lengths, strict=True) if text and length == empty]
         if blank:
             raise self._nothing_left(blank[0])
+        # Where the mask is causal what stands after the end token changes nothing, and texts of one length go together
+        # without padding. Where it is not the graph takes the whole context.
+        if isinstance(self._session().input_dims["tokens"][1], int):
+            lengths[:] = self.tokenizer.context_length
         vectors: Vector | None = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)

@@ -52,14 +52,14 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Token ids for texts: ``[start, ids…, end, pad…]``, always ``context_length`` long.
+    """Token ids for texts: ``[start, ids…, end, pad…]``, always ``context_length`` long; start may be missing.
 
     Use :meth:`load` to read a bundle's ``tokenizer.json``.
 
     Args:
         backend: a ``tokenizers.Tokenizer`` that splits and looks up; it adds no special tokens, pads and cuts nothing.
         context_length: ids per text, start and end included (at least 3).
-        start: id of the first token.
+        start: id of the first token, or None where a text begins with its own.
         end: id of the token after the text.
         pad: id that fills the rest.
         unknown: the id that stands for a word the vocabulary lacks, or None where every text can be spelled.
@@ -71,7 +71,7 @@ class Tokenizer:
 
     backend: Any
     context_length: int
-    start: int
+    start: int | None
     end: int
     pad: int = 0
     unknown: int | None = None
@@ -92,7 +92,7 @@ class Tokenizer:
         path: str | Path,
         *,
         context_length: int,
-        start: int,
+        start: int | None,
         end: int,
         pad: int = 0,
         unknown: int | None = None,
@@ -135,7 +135,7 @@ class Tokenizer:
             raise TextError("a single text where a list of texts is due", got=repr(texts), cure="pass [text]")
         ids = np.full((len(texts), self.context_length), self.pad, np.int64)
         for row, text in zip(ids, texts, strict=True):
-            tokens = [self.start, *self._split(text).ids, self.end]
+            tokens = [*self._before, *self._split(text).ids, self.end]
             if len(tokens) > self.context_length:
                 if not truncate:
                     raise self._too_long(text, len(tokens))
@@ -150,9 +150,15 @@ class Tokenizer:
             TextError: as ``encode``.
         """
         row = self.encode([text], truncate=truncate)[0]
-        count = int((row == self.end).argmax()) - 1  # the model reads up to the first end, which a text may spell out
+        # The model reads up to the first end, which a text may spell out.
+        count = int((row == self.end).argmax()) - len(self._before)
         found = self._split(text)
         return Pieces(cleaner(self.clean)(text), row, tuple(found.tokens[:count]), tuple(found.offsets[:count]))
+
+    @property
+    def blank_length(self) -> int:
+        """Ids of a text of which nothing is left after cleaning."""
+        return len(self._before) + 1
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of ``text`` (cleaned) that the vocabulary lacks, each once, in order; none without ``unknown``."""
@@ -162,6 +168,10 @@ class Tokenizer:
         cleaned = cleaner(self.clean)(text)
         spans = (span for span, token in zip(encoding.offsets, encoding.ids, strict=True) if token == self.unknown)
         return list(dict.fromkeys(cleaned[begin:end] for begin, end in spans))
+
+    @property
+    def _before(self) -> list[int]:
+        return [] if self.start is None else [self.start]
 
     def _split(self, text: str) -> Any:
         if not isinstance(text, str):

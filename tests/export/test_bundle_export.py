@@ -18,8 +18,8 @@ from eyeshine.errors import OptionError
 from eyeshine.manifest import Manifest
 from eyeshine.preprocess import Preprocess
 from eyeshine.signals import SIGNALS
-from eyeshine_export.config import parse_config
 from eyeshine_export.graph.ops import OPSET
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.source import OPENAI_MEAN, OPENAI_STD, Source
 from eyeshine_export.tokenizer import clip_tokenizer_json, clip_tokenizer_settings
 from eyeshine_export.write import ExportOptions, add_file, export_bundle

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from eyeshine.errors import ExportError, UnsupportedError
+from eyeshine_export.checkpoint import _strip
 from eyeshine_export.compat import import_open_clip
-from eyeshine_export.config import parse_config, read_config
 from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.open_clip_config import parse_config, read_config
+from eyeshine_export.timm_tower import from_timm
 from tiny import tiny_config, write_config
 
 open_clip = import_open_clip()
@@ -25,17 +27,11 @@ FAMILIES = ("openai", "laion", "datacomp", "commonpool", "metaclip", "dfn")
 def reason(raw):
     """What stands in the way of a registered configuration; None where nothing does."""
     vision, text = raw["vision_cfg"], raw["text_cfg"]
-    if "multimodal_cfg" in raw:
-        return "CoCa"
     if isinstance(vision.get("layers"), list):
         return "ResNet"
-    if "timm_model_name" in vision:
+    if "timm_model_name" in vision and "siglip" not in vision["timm_model_name"]:
         return "timm image tower"
-    if vision.get("pool_type", "tok") != "tok":
-        return "pool_type"
-    if "hf_model_name" in text:
-        return "Hugging Face text tower"
-    return "foreign tokenizer" if "hf_tokenizer_name" in text else None
+    return "Hugging Face text tower" if "hf_model_name" in text else None
 
 
 @pytest.mark.parametrize("name", open_clip.list_models())
@@ -64,8 +60,7 @@ def test_every_pretrained_vit_of_the_families_is_read():
             parse_config(name, open_clip.get_model_config(name))
         except UnsupportedError:
             refused.add(name)
-    # MetaCLIP 2 has a tokenizer of its own, CLIPA no class token, and timm's towers are not open_clip's.
-    assert [name for name in refused if not ("worldwide" in name or "CLIPA" in name or "ViTamin" in name)] == []
+    assert [name for name in refused if "ViTamin" not in name] == []  # a tower of timm's
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -95,10 +90,12 @@ def test_read_as_open_clip_reads_it(name):
 
 
 REFUSED_IN_VISION = {
-    "attention pool": {"attentional_pool": True},
-    "pool_type": {"pool_type": "avg"},
-    "timm image tower": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"},
-    "act_kwargs": {"act_kwargs": {"approximate": "tanh"}},
+    "pooling": {"attentional_pool": "cascade"},
+    "pooling is": {"attentional_pool": True, "pool_type": "avg"},
+    "pooling .*none": {"pool_type": "none"},
+    "timm image tower": {"timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "avg", "timm_proj": "none"},
+    "timm image tower is": {"timm_model_name": "vit_base_patch16_224", "timm_pool": "map", "timm_proj": "linear"},
+    "act_kwargs": {"act_kwargs": {"approximate": "erf"}},
     "qk_norm": {"qk_norm": True},
     "scaled_cosine_attn": {"scaled_cosine_attn": True},
     "scale_heads": {"scale_heads": True},
@@ -112,17 +109,14 @@ REFUSED_IN_VISION = {
 }
 REFUSED_IN_TEXT = {
     "Hugging Face text tower": {"hf_model_name": "roberta-base"},
-    "foreign tokenizer": {"hf_tokenizer_name": "google/mt5-base"},
     "tokenizer_mode": {"tokenizer_mode": "syntax"},
-    "tokenizer_kwargs": {"tokenizer_kwargs": {"clean": "canonicalize"}},
-    "embed_cls": {"embed_cls": True},
-    "no_causal_mask": {"no_causal_mask": True},
-    "proj_bias": {"proj_bias": True},
-    "proj_type": {"proj_type": "none"},
-    "pool_type": {"pool_type": "last"},
+    "tokenizer_kwargs": {"tokenizer_kwargs": {"language": "eng_Latn"}},
+    "tokenizer_kwargs are": {"tokenizer_kwargs": {"clean": "nothing"}},
+    "proj_type": {"proj_type": "mlp"},
+    "pool_type": {"pool_type": "first"},
     "qk_norm": {"qk_norm": True},
     "scale_fc": {"scale_fc": True},
-    "act_kwargs": {"act_kwargs": {"approximate": "tanh"}},
+    "act_kwargs": {"act_kwargs": {"approximate": "erf"}},
     "rotary": {"rotary": True},
 }
 
@@ -140,8 +134,56 @@ def test_a_feature_that_is_not_built_is_refused_by_name(section, what, values):
 def test_defaults_written_out_are_no_feature():
     plain = {"qk_norm": False, "block_type": "default", "pool_type": "tok", "act_kwargs": None, "timm_model_name": ""}
     assert parse_config("tiny", tiny_config(vision=plain)) == parse_config("tiny", tiny_config())
-    for inert in ({"patch_dropout": 0.5}, {"output_tokens": True}, {"final_ln_after_pool": True}):
+    for inert in (
+        {"act_kwargs": {"approximate": "none"}},
+        {"patch_dropout": 0.5},
+        {"output_tokens": True},
+        {"final_ln_after_pool": True},
+    ):
         assert parse_config("tiny", tiny_config(vision=inert)) == parse_config("tiny", tiny_config())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ViT-B-16-SigLIP", "ViT-B-32-SigLIP2-256", "ViT-SO400M-14-SigLIP-378", "ViT-SO400M-16-SigLIP-i18n-256",
+     "coca_ViT-B-32", "coca_ViT-L-14", "ViT-L-14-CLIPA", "ViT-H-14-worldwide"],
+)  # fmt: skip
+def test_other_towers_are_read_as_open_clip_reads_them(name):
+    """Sizes, pooling and weights are those of the model that open_clip builds (without its memory)."""
+    raw = open_clip.get_model_config(name)
+    arguments = {key: value for key, value in raw.items() if key != "custom_text"}
+    kind = open_clip.CustomTextCLIP if raw.get("custom_text") else open_clip.CLIP
+    with torch.device("meta"):
+        model = (open_clip.CoCa if "multimodal_cfg" in raw else kind)(**arguments)
+    config = parse_config(name, raw)
+    vision, text = config.vision, config.text
+    state = to_keys({key: torch.empty(value.shape, device="meta") for key, value in model.state_dict().items()})
+    shapes = {key: np.broadcast_to(np.float32(0), tuple(value.shape)) for key, value in state.items()}
+    weights = vision_weights(shapes, vision, config.embed_dim, (0, 0, 0), (1, 1, 1))
+    assert (len(weights.blocks), weights.projection.shape[1]) == (vision.layers, config.embed_dim)
+    assert (vision.pool == "latent") == (weights.pooler is not None)
+    read = text_weights(shapes, text, config.embed_dim)
+    assert (len(read.blocks), read.appended is not None) == (text.layers, text.pool == "appended")
+    theirs = getattr(model, "text", model)
+    assert text.causal == (theirs.attn_mask is not None)
+    assert (text.pool, text.tokenizer) == (
+        "appended" if "multimodal_cfg" in raw else "last" if raw["text_cfg"].get("pool_type") == "last" else "end",
+        raw["text_cfg"].get("hf_tokenizer_name"),
+    )
+
+
+def to_keys(state):
+    """What a checkpoint's reading does to keys, for tensors without memory."""
+    found = _strip(state)
+    return from_timm(found) if "visual.trunk.attn_pool.latent" in found else found
+
+
+def test_a_timm_tower_of_another_size_is_an_error():
+    raw = open_clip.get_model_config("ViT-B-16-SigLIP")
+    with pytest.raises(ExportError, match="timm's vit_base_patch16_siglip_224 disagree"):
+        parse_config("mine", {**raw, "vision_cfg": {**raw["vision_cfg"], "image_size": 256}})
+    with pytest.raises(ExportError, match="timm does not build"):
+        parse_config("mine", {**raw, "vision_cfg": {**raw["vision_cfg"], "timm_model_name": "vit_no_siglip"}})
 
 
 def test_sizes_eps_and_pooling_are_read():

@@ -27,8 +27,8 @@ SINCE = {
         (
             "Add", "ArgMax", "Cast", "Concat", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
             "Greater", "Identity", "LessOrEqual", "MatMul", "Max", "Mul", "Range", "Reciprocal", "ReduceL2",
-            "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Shape", "Sigmoid", "Slice",
-            "Softmax", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+            "Pad", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid",
+            "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
         ),
         (8, 5),
     ),

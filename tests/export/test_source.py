@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eyeshine.errors import ExportError, EyeshineError, UnsupportedError
+from eyeshine.errors import ExportError, EyeshineError
 from eyeshine_export.compat import import_open_clip
 from eyeshine_export.source import OPENAI_MEAN, OPENAI_STD, Normalisation, resolve
 from layouts import huggingface_layout, openai_layout
@@ -153,7 +153,7 @@ def test_a_hub_repository(files, monkeypatch):
             r"once.*pretrained openai, checkpoint x.pt",
         ),
         ("RN50", {"pretrained": "openai"}, "RN50: ResNet"),
-        ("ViT-B-16-SigLIP", {"pretrained": "webli"}, "ViT-B-16-SigLIP: timm"),
+        ("EVA02-B-16", {"pretrained": "merged2b_s8b_b131k"}, "EVA02-B-16: timm"),
     ],
 )
 def test_what_cannot_be_resolved(model, options, message):
@@ -165,8 +165,8 @@ def test_a_foreign_vocabulary_needs_its_tokenizer(files):
     with pytest.raises(ExportError, match=r"foreign tokenizer.*vocab_size 24.*cure"):
         resolve(str(files / "plain.json"), checkpoint=files / "open_clip" / "model.safetensors")
     write_config(files / "worldwide.json", tiny_config(text={"hf_tokenizer_name": "facebook/xlm-v-base"}))
-    with pytest.raises(UnsupportedError, match="worldwide: foreign tokenizer"):
-        open_file(files, "worldwide", "open_clip")
+    with pytest.raises(ExportError, match=r"foreign tokenizer.*facebook/xlm-v-base.*--tokenizer"):
+        resolve(str(files / "worldwide.json"), checkpoint=files / "open_clip" / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from eyeshine import Bundle, Explainer, roads
 from eyeshine.bundle import sha256_of
 from eyeshine.errors import ExportError
 from eyeshine.verify import output_error
-from eyeshine_export.config import parse_config
 from eyeshine_export.graph.unfold import state_of
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.reference import explain_reference, text_reference
 from eyeshine_export.roads.ship import again
 from eyeshine_export.source import Source

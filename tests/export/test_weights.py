@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from eyeshine.errors import ExportError
-from eyeshine_export.config import parse_config
 from eyeshine_export.graph.weights import text_weights, vision_weights
+from eyeshine_export.open_clip_config import parse_config
 from tiny import arrays, tiny_config, tiny_source
 
 SOURCE = tiny_source(tiny_config(vision={"ls_init_value": 0.1}))

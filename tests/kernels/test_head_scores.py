@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyeshine_export.config import parse_config
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.reference import image_tower
 from eyeshine_kernels.backend import KernelError
 from eyeshine_kernels.head_scores import HeadScoreOptions, HeadScores, head_scores

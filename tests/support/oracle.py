@@ -101,14 +101,17 @@ def evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.nda
 
     class Gelu(OpRun):
         def _run(self, x, approximate=None):
-            assert approximate in (None, "none")
+            if approximate == "tanh":
+                return ((0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))).astype(x.dtype),)
             return ((0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype),)
 
     class Attention(OpRun):
-        def _run(self, q, k, v, is_causal=0, scale=None, **_):
+        def _run(self, q, k, v, mask=None, is_causal=0, scale=None, **_):
             exact = 1 / math.sqrt(q.shape[3])
             assert np.float32(scale) == np.float32(exact)
             scores = np.einsum("bhid,bhjd->bhij", q, k) * exact
+            if mask is not None:
+                scores = scores + mask
             if is_causal:
                 scores = np.where(np.tri(q.shape[2], dtype=bool), scores, -np.inf)
             weights = np.exp(scores - scores.max(-1, keepdims=True))

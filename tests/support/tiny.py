@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from eyeshine_export.compat import import_open_clip
-from eyeshine_export.config import parse_config
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.source import Source, Tokens
 from eyeshine_export.write import ExportOptions, export_bundle
 
@@ -44,6 +44,7 @@ def tiny_model(raw: Mapping[str, Any], seed: int = 0) -> Any:
     open_clip = import_open_clip()
     arguments = {key: value for key, value in raw.items() if key not in ("custom_text", "preprocess_cfg")}
     kind = open_clip.CustomTextCLIP if raw.get("custom_text") else open_clip.CLIP
+    kind = open_clip.CoCa if "multimodal_cfg" in raw else kind
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -59,7 +59,7 @@ def dense_forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> DenseBlo
     )
     q, v = (tower.split_heads(x, length, 0, 2, 1, 3) for x in (query, values))
     scores = g.matmul(g.mul(q, g.constant(tower.scale)), tower.split_heads(keys, length, 0, 2, 3, 1))
-    attention = g.softmax(g.add(scores, tower.causal_mask(length)) if tower.causal else scores)
+    attention = g.softmax(tower.hide(scores, length))
     flat = tower.merge_heads(g.matmul(attention, v))
     mixed = tower.tokens3d(flat, length)
     y = tower.out_residual(tokens.flat, flat, block, tower.single)
@@ -86,9 +86,15 @@ class DenseVjp:
 
     def _at_class(self, rows: ir.Value) -> ir.Value:
         """[B, P, D] -> [B, P, T, D], zero but for the class token."""
-        assert isinstance(self.length, int)
-        first = np.eye(self.length, 1, dtype=self.g.dtype)
-        return self.g.matmul(self.g.constant(first), self.g.unsqueeze(rows, 2))
+        return self.g.matmul(self.column(1.0, 0.0), self.g.unsqueeze(rows, 2))
+
+    def column(self, first: float, rest: float) -> ir.Value:
+        """[T, 1] with one value at the first token and another at all others."""
+        g = self.g
+        if isinstance(self.length, int):
+            return g.constant(np.array([[first]] + [[rest]] * (self.length - 1), g.dtype).reshape(-1, 1))
+        others = g.concat([g.sub(self.length, g.integers(1)), g.integers(1)], 0)
+        return g.concat([g.constant([[first]]), g.op("Expand", g.constant([[rest]]), others)], 0)  # type: ignore[list-item]
 
     def from_output_block(self, weights: BlockWeights, row: RowVjp, block: OutputBlock, norm1: Normed) -> ir.Value:
         """dc/dX of the last block's input, all tokens.

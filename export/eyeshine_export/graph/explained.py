@@ -8,13 +8,16 @@ from typing import Final
 import onnx_ir as ir
 
 from eyeshine.signals import CONSTANT_COSINES
-from eyeshine_export.graph.dense import DenseBlock, DenseVjp
+from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
 from eyeshine_export.graph.forward import OutputBlock, Tokens, Tower
 from eyeshine_export.graph.ops import Graph
 from eyeshine_export.graph.vjp import RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights
 
-__all__ = ["TO_THE_END", "LowestBlock", "Stack", "class_row", "gradients_of", "spatial_weights"]
+__all__ = [
+    "TO_THE_END", "Explained", "LowestBlock", "Stack", "block_signals", "class_output_block", "class_row",
+    "explained_stack", "gradients_of", "spatial_weights", "stacked",
+]  # fmt: skip
 
 TO_THE_END: Final = 2**31 - 1
 
@@ -56,6 +59,65 @@ class Stack:
         return [*([] if self.lowest is None else [self.lowest]), *self.dense]
 
 
+def class_output_block(tower: Tower, tokens: Tokens, block: BlockWeights) -> OutputBlock:
+    """The last block, cut to the class token's row."""
+    normed = tower.norm(tokens.flat, f"{block.name}.norm1", block.norm1)
+    row = class_row(tower, tokens.flat, tokens.length)
+    normed_row = class_row(tower, normed, tokens.length)
+    return tower.output_block(tokens, row, normed, normed_row, block, None)
+
+
+def explained_stack(tower: Tower, tokens: Tokens, blocks: tuple[BlockWeights, ...]) -> Stack:
+    """Tokens through the explained blocks, which keep what the gradient needs; of the last, the class row alone."""
+    lowest = LowestBlock(tower, tokens, blocks[0]) if len(blocks) > 1 else None
+    if lowest is not None:
+        tokens = lowest.out
+    dense: list[DenseBlock] = []
+    for block in blocks[1:-1]:
+        dense.append(dense_forward(tower, tokens, block))
+        tokens = dense[-1].out
+    return Stack(blocks, lowest, dense, class_output_block(tower, tokens, blocks[-1]), tokens)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What one explained attention yields.
+
+    Attributes:
+        query: of the row that explains [B, D].  keys, values: [B, T, D].  attention: of that row [B, H, T].
+    """
+
+    query: ir.Value
+    keys: ir.Value
+    values: ir.Value
+    attention: ir.Value
+
+
+def block_signals(tower: Tower, stack: Stack, gradients: list[ir.Value]) -> dict[str, ir.Value]:
+    """The signals of the class token's rows by name, stacked along K in ascending order of blocks."""
+    g, output = tower.g, stack.output
+    explained = [Explained(g.first(x.query, 1), x.keys, x.values, _attention_row(g, x)) for x in stack.whole]
+    return stacked(g, [*explained, Explained(output.query, output.keys, output.values, output.attention)], gradients)
+
+
+def stacked(g: Graph, explained: list[Explained], gradients: list[ir.Value]) -> dict[str, ir.Value]:
+    """The signals of explained attentions by name; gradients [B, P, D] each."""
+    query, keys = g.stack([x.query for x in explained], 1), g.stack([x.keys for x in explained], 1)
+    return {
+        "class_query": query,
+        "keys": keys,
+        "spatial_weights": spatial_weights(g, query, keys),
+        "values": g.stack([x.values for x in explained], 1),
+        "class_attention": g.stack([x.attention for x in explained], 1),
+        "gradient": g.stack(gradients, 2),
+    }
+
+
+def _attention_row(g: Graph, block: LowestBlock | DenseBlock) -> ir.Value:
+    """The class token's row of a block's attention [B, H, T]."""
+    return g.first(block.attention, 2) if isinstance(block, DenseBlock) else block.class_attention
+
+
 def spatial_weights(g: Graph, query: ir.Value, keys: ir.Value) -> ir.Value:
     """Grad-ECLIP's lambda [B, K, N]: cos(q_class, k_i), min-max over the patches; query [B, K, D], keys [B, K, T, D].
 
@@ -92,7 +154,6 @@ def gradients_of(vjp: Vjp, cotangent: ir.Value, stack: Stack) -> list[ir.Value]:
 def _through_dense(vjp: Vjp, row: RowVjp, stack: Stack) -> tuple[list[ir.Value], ir.Value]:
     """From the last block's row down through the dense blocks: their gradients, and dc/dX[class] below them."""
     tower, tokens, last = vjp.tower, stack.before_output, stack.weights[-1]
-    assert isinstance(tokens.length, int)
     down = DenseVjp(vjp, tokens.length)
     norm1 = tower.norm_kept(tower.tokens3d(tokens.flat, tokens.length), f"{last.name}.norm1", last.norm1)
     cotangent = down.from_output_block(last, row, stack.output, norm1)

@@ -18,11 +18,12 @@ import onnx_ir as ir
 from eyeshine_export.config import TowerConfig
 from eyeshine_export.graph.ops import Array, Graph
 from eyeshine_export.graph.trunk import Trunk, explained_trunk, matrix, whole_trunk
-from eyeshine_export.graph.weights import BlockWeights
+from eyeshine_export.graph.weights import AttentionWeights, BlockWeights
 
 __all__ = ["Activated", "Normed", "OutputBlock", "Tokens", "Tower"]
 
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
+TANH = 0.044715  # the approximation's cubic term: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
 FUSED_SINCE = 23  # operator set
 
 
@@ -79,10 +80,14 @@ class Tower:
         graph: the graph under construction.
         config: sizes, activation, eps.
         causal: whether a token attends to earlier tokens only.
+
+    Attributes:
+        mask: added to the scores of every block, [B, 1, T, T] with what ``causal`` hides, or None.
     """
 
     def __init__(self, graph: Graph, config: TowerConfig, *, causal: bool) -> None:
         self.g, self.config, self.causal = graph, config, causal
+        self.mask: ir.Value | None = None
         self.single, self.trunk, self.explained = Trunk(graph), whole_trunk(graph), explained_trunk(graph)
         heads, width = config.heads, config.width
         self.scale = float((width // heads) ** -0.5)
@@ -92,7 +97,7 @@ class Tower:
 
     # -- pieces ------------------------------------------------------------------------------------------------
 
-    def matrix(self, block: BlockWeights, part: str) -> ir.Value:
+    def matrix(self, block: AttentionWeights, part: str) -> ir.Value:
         """A block's matrix [out, in], float32."""
         return matrix(self.g, block, part)
 
@@ -112,19 +117,23 @@ class Tower:
         xhat = g.mul(centred, inverse)
         return Normed(g.add(g.mul(xhat, scale), bias), xhat, inverse, scale)
 
-    def linear(self, x: ir.Value, block: BlockWeights, part: str) -> ir.Value:
+    def linear(self, x: ir.Value, block: AttentionWeights, part: str) -> ir.Value:
         """One of a block's linear layers in float32."""
         return self.single.linears(x, block, part)[0]
 
     def activation(self, a: ir.Value, trunk: Trunk) -> ir.Value:
         """The MLP's activation, in the trunk's precision."""
         g = self.g
-        if self.config.activation == "gelu":
-            return g.op("Gelu", a)
+        if self.config.activation != "quick_gelu":
+            return g.op("Gelu", a, **({"approximate": "tanh"} if self.config.activation == "gelu_tanh" else {}))
         return g.mul(a, g.op("Sigmoid", g.mul(a, trunk.constant(QUICK))))
 
     def activation_kept(self, a: ir.Value) -> Activated:
-        """The activation with its derivative: QuickGELU' = s(1 + 1.702a(1-s)), erf-GELU' = Phi(a) + a phi(a)."""
+        """The activation with its derivative.
+
+        QuickGELU' = s(1 + 1.702a(1-s)), erf-GELU' = Phi(a) + a phi(a), and with t the tanh of b(a):
+        tanh-GELU' = (1 + t)/2 + a/2 (1 - t^2) b'(a).
+        """
         g = self.g
         one = g.constant(1.0)
         if self.config.activation == "quick_gelu":
@@ -132,6 +141,15 @@ class Tower:
             s = g.op("Sigmoid", scaled)
             value = g.mul(a, s)
             return Activated(value, g.mul(s, g.add(one, g.mul(scaled, g.sub(one, s)))))
+        if self.config.activation == "gelu_tanh":
+            half, root = g.constant(0.5), float(np.sqrt(2 / np.pi))
+            square = g.mul(a, a)
+            inner = g.mul(a, g.add(g.mul(square, g.constant(root * TANH)), g.constant(root)))
+            t = g.op("Tanh", inner)
+            inner_slope = g.add(g.mul(square, g.constant(3 * root * TANH)), g.constant(root))
+            cumulative = g.mul(g.add(one, t), half)
+            bend = g.mul(g.mul(g.mul(a, half), g.sub(one, g.mul(t, t))), inner_slope)
+            return Activated(g.mul(a, cumulative), g.add(cumulative, bend))
         phi = g.op("Exp", g.mul(g.mul(a, a), g.constant(-0.5)))
         density = g.mul(phi, g.constant(float(1 / np.sqrt(2 * np.pi))))
         cumulative = g.mul(g.add(g.op("Erf", g.mul(a, g.constant(float(np.sqrt(0.5))))), one), g.constant(0.5))
@@ -164,14 +182,19 @@ class Tower:
         g = self.g
         if g.form.opset >= FUSED_SINCE:  # four axes: TensorRT takes no other form of it
             split = [self.split_heads(x, length, 0, 2, 1, 3) for x in qkv]
-            how = {"scale": self.scale, "is_causal": int(self.causal), **trunk.attention}
-            return self.merge_heads(g.op("Attention", *split, **how))
+            how = {"scale": self.scale, "is_causal": int(self.causal and self.mask is None), **trunk.attention}
+            masked = [] if self.mask is None else [trunk.enter(self.mask)]
+            return self.merge_heads(g.op("Attention", *split, *masked, **how))
         q, v = (self.split_heads(x, length, 0, 2, 1, 3) for x in (qkv[0], qkv[2]))
         scores = g.matmul(g.mul(q, trunk.constant(self.scale)), self.split_heads(qkv[1], length, 0, 2, 3, 1))
-        scores = trunk.leave(scores)
-        if self.causal:
-            scores = g.add(scores, self.causal_mask(length))
+        scores = self.hide(trunk.leave(scores), length)
         return self.merge_heads(g.matmul(trunk.enter(g.softmax(scores)), v))
+
+    def hide(self, scores: ir.Value, length: int | ir.Value) -> ir.Value:
+        """Scores [B, H, T, T] with -inf where a token must not look."""
+        if self.mask is None and not self.causal:
+            return scores
+        return self.g.add(scores, self.causal_mask(length) if self.mask is None else self.mask)
 
     def causal_mask(self, length: int | ir.Value) -> ir.Value:
         """[L, L] to add to scores: -inf where a key comes after its query."""

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
+from eyeshine_export.graph.ends import finish, head_of, vision_tower
 from eyeshine_export.graph.explained import class_row
 from eyeshine_export.graph.forward import Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form
-from eyeshine_export.graph.towers import _finish, _head, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.weights import BlockWeights, VisionWeights
 
@@ -22,7 +22,7 @@ __all__ = ["gates_graph"]
 
 def gates_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
     """pixels and gates -> embedding, every head's mean output, and the tokens that the last block's heads are given."""
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, vision = tower.g, config.vision
     depth, width, length = vision.layers, vision.width, 1 + vision.grid[0] * vision.grid[1]
     head_gates = g.input("head_gates", ["B", depth, vision.heads])
@@ -43,11 +43,11 @@ def gates_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) 
         y = _gated(tower, tokens.flat, kept, block, g.slice(both, 2, 0, 1), length)
         tokens = Tokens(_gated_mlp(tower, y, block, g.slice(both, 2, 1, 2), length), length)
 
-    head = _head(tower, "visual", class_row(tower, tokens.flat, length), weights)
+    head = head_of(tower, "visual", class_row(tower, tokens.flat, length), weights)
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("head_means", g.concat(means, 1), ["B", depth, width])
     g.output("features", tower.tokens3d(normed, length), ["B", length, width])
-    return _finish(g, "gates", "pixels and gates of heads, blocks and patches to image embedding")
+    return finish(g, "gates", "pixels and gates of heads, blocks and patches to image embedding")
 
 
 def _attended(tower: Tower, token_gates: ir.Value) -> ir.Value:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
+from eyeshine_export.graph.ends import finish, head_of, normalise, vision_tower
+from eyeshine_export.graph.explained import class_output_block
 from eyeshine_export.graph.forward import Normed, OutputBlock
 from eyeshine_export.graph.ops import PLAIN, Form
-from eyeshine_export.graph.towers import _class_output_block, _finish, _head, _unit, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights, VisionWeights
@@ -25,14 +26,14 @@ def gradcam_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN
     ``grad_cam``: features are the last block's LayerNorm output U, weights the mean of dc/dU over the patches.
     ``grad_cam_input``: features are its input X, weights the mean of dc/dX over all tokens.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, (*below, last) = tower.g, as_stored(weights.blocks, form)
-    unit_text = _unit(g, g.input("text", ["P", config.embed_dim]))[0]
+    unit_text = normalise(g, g.input("text", ["P", config.embed_dim]))[0]
     for block in below:
         tokens = tower.trunk_block(tokens, block)
-    output, length = _class_output_block(tower, tokens, last), tokens.length
+    output, length = class_output_block(tower, tokens, last), tokens.length
     assert isinstance(length, int)
-    head = _head(tower, "visual", output.out, weights)
+    head = head_of(tower, "visual", output.out, weights)
     similarity = g.op("Gemm", head.unit, unit_text, transB=1)
 
     vjp = Vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
@@ -47,7 +48,7 @@ def gradcam_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN
     ):  # fmt: skip
         of_patches = g.transpose(g.slice(features, 1, 1, length), 0, 2, 1)
         g.output(name, g.matmul(channels, of_patches), ["B", "P", length - 1])
-    return _finish(g, "gradcam", "pixels and text vectors to Grad-CAM of the last block")
+    return finish(g, "gradcam", "pixels and text vectors to Grad-CAM of the last block")
 
 
 class _Means:

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
 from eyeshine_export.graph.dense import DenseVjp, per_token
+from eyeshine_export.graph.ends import finish, head_of, vision_tower
 from eyeshine_export.graph.forward import Normed, Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form
-from eyeshine_export.graph.towers import _finish, _head, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import BlockWeights, VisionWeights
@@ -40,7 +40,7 @@ def legrad_graph(config: ClipConfig, weights: VisionWeights, layers: int, form: 
     ReLU(ds/dA_h). The mean is the released code's, over the class token and the patches; the model's head takes the
     class token alone.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, blocks = tower.g, as_stored(weights.blocks, form)
     target = g.input("target", ["P", config.embed_dim])
     for block in blocks[:-layers]:
@@ -51,12 +51,12 @@ def legrad_graph(config: ClipConfig, weights: VisionWeights, layers: int, form: 
         tokens = explained[-1].out
 
     assert isinstance(tokens.length, int)
-    head = _head(tower, "visual", g.first(tower.tokens3d(tokens.flat, tokens.length), 1), weights)
+    head = head_of(tower, "visual", g.first(tower.tokens3d(tokens.flat, tokens.length), 1), weights)
     maps = [_explain(tower, weights, block, target) for block in explained]
     patches = [g.slice(g.unsqueeze(relevance, 2), 3, 1, tokens.length) for relevance in maps]
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("legrad", g.concat(patches, 2), ["B", "P", layers, tokens.length - 1])
-    return _finish(g, "legrad", f"pixels and targets to LeGrad of {layers} block(s)")
+    return finish(g, "legrad", f"pixels and targets to LeGrad of {layers} block(s)")
 
 
 def _forward(tower: Tower, tokens: Tokens, block: BlockWeights) -> _Block:
@@ -76,7 +76,7 @@ def _explain(tower: Tower, weights: VisionWeights, block: _Block, target: ir.Val
     g, width, length = tower.g, tower.config.width, block.out.length
     assert isinstance(length, int)
     pooled = g.op("ReduceMean", tower.tokens3d(block.out.flat, length), g.integers(1), keepdims=0)
-    head = _head(tower, "visual", pooled, weights)
+    head = head_of(tower, "visual", pooled, weights)
     vjp = Vjp(tower, g.shape(pooled, 0), g.shape(target, 0))
     top = vjp.head(head, target, g.op("Gemm", head.unit, target, transB=1))
     every = g.unsqueeze(g.mul(top, g.constant(1 / length)), 2)

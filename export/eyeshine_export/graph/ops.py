@@ -39,11 +39,13 @@ class Form:
         opset: ONNX operator set, a key of ``OPSETS``.
         precision: of the products over all tokens, see ``trunk``.
         dtype: float type of all weights and constants; float64 is for tests against a float64 oracle.
+        any_size: whether an image may have any sides that are multiples of the patch; positions are then resampled.
     """
 
     opset: int = OPSET
     precision: Precision = "fp32"
     dtype: type[np.floating] = np.float32
+    any_size: bool = False
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:

@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.ends import embed_pixels, finish, head_of, normalise
+from eyeshine_export.graph.explained import class_output_block
 from eyeshine_export.graph.forward import Normed, Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form, Graph
-from eyeshine_export.graph.towers import _class_output_block, _embed_pixels, _finish, _head, _unit
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import VisionWeights
@@ -54,9 +55,9 @@ def pixels_graph(config: ClipConfig, weights: VisionWeights, rules: Rules = GRAD
     for block in below:
         kept.append(dense_forward(tower, tokens, block))
         tokens = kept[-1].out
-    output = _class_output_block(tower, tokens, last)
-    head = _head(tower, "visual", output.out, weights)
-    unit_text = _unit(g, g.input("text", ["P", config.embed_dim]))[0]
+    output = class_output_block(tower, tokens, last)
+    head = head_of(tower, "visual", output.out, weights)
+    unit_text = normalise(g, g.input("text", ["P", config.embed_dim]))[0]
     similarity = g.op("Gemm", head.unit, unit_text, transB=1)
 
     vjp = rules.vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
@@ -73,12 +74,12 @@ def pixels_graph(config: ClipConfig, weights: VisionWeights, rules: Rules = GRAD
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("similarity", similarity, ["B", "P"])
     g.output(rules.output, _to_pixels(vjp, config, weights, cotangent), ["B", "P", 3, *config.vision.image_size])
-    return _finish(g, rules.output, f"pixels and text vectors to similarity and {rules.output}")
+    return finish(g, rules.output, f"pixels and text vectors to similarity and {rules.output}")
 
 
 def _first_tokens(tower: Tower, config: ClipConfig, weights: VisionWeights) -> tuple[Tokens, Normed | None]:
     """Tokens before the first block, and the LayerNorm that they come from, where there is one."""
-    tokens = _embed_pixels(tower, config.vision, weights)
+    tokens = embed_pixels(tower, config.vision, weights)
     if weights.pre_norm is None:
         return tokens, None
     norm = tower.norm_kept(tower.tokens3d(tokens.flat, tokens.length), "visual.pre_norm", weights.pre_norm)

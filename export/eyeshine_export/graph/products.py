@@ -15,9 +15,10 @@ import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.ends import finish, head_of, vision_tower
+from eyeshine_export.graph.explained import class_output_block
 from eyeshine_export.graph.forward import Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form, Graph
-from eyeshine_export.graph.towers import _class_output_block, _finish, _head, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import BlockWeights, VisionWeights
@@ -31,13 +32,13 @@ def rollout_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN
     Abnar and Zuidema, section 3: the product of (mean_h A_h + I), rows brought to a sum of 1. Rows of a mean of
     attentions sum to 1, so that is (mean_h A_h + I) / 2.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, (*below, last) = tower.g, as_stored(weights.blocks, form)
     means: list[ir.Value] = []
     for block in below:
         attention, tokens = _written_block(tower, tokens, block)
         means.append(_mean_of_heads(g, attention))
-    output = _class_output_block(tower, tokens, last)
+    output = class_output_block(tower, tokens, last)
     query, key, _ = tower.project_qkv(tokens, last, tower.explained)
     means.append(_mean_of_heads(g, _attention(tower, query, key, tokens.length)))
 
@@ -48,10 +49,10 @@ def rollout_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN
         row = g.mul(g.add(row, g.matmul(row, mean)), half)
         rows.append(row)
     depth = len(means)
-    g.output("embedding", _head(tower, "visual", output.out, weights).unit, ["B", config.embed_dim])
+    g.output("embedding", head_of(tower, "visual", output.out, weights).unit, ["B", config.embed_dim])
     g.output("rollout", g.slice(g.concat(rows[::-1], 1), 2, 1, length), ["B", depth, length - 1])
     g.output("attention_mean", _stack(g, means, 1), ["B", depth, length, length])
-    return _finish(g, "rollout", "pixels to the attention of all blocks, multiplied up to the class token")
+    return finish(g, "rollout", "pixels to the attention of all blocks, multiplied up to the class token")
 
 
 def chefer_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
@@ -61,15 +62,15 @@ def chefer_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN)
     unit embedding: a longer target weighs terms of higher order in R_A more. The class row of (I + R_A,L) ...
     (I + R_A,l) is made from the left.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, (*below, last) = tower.g, as_stored(weights.blocks, form)
     target = g.input("target", ["P", config.embed_dim])
     dense: list[DenseBlock] = []
     for block in below:
         dense.append(dense_forward(tower, tokens, block))
         tokens = dense[-1].out
-    output = _class_output_block(tower, tokens, last)
-    head = _head(tower, "visual", output.out, weights)
+    output = class_output_block(tower, tokens, last)
+    head = head_of(tower, "visual", output.out, weights)
 
     vjp, length = Vjp(tower, g.shape(head.unit, 0), g.shape(target, 0)), _length(tokens)
     top = vjp.head(head, target, g.op("Gemm", head.unit, target, transB=1))
@@ -83,7 +84,7 @@ def chefer_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN)
         rows += _down(down, below, dense, down.from_output_block(last, row, output, norm1), rows[0])
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("chefer_relevance", g.slice(g.concat(rows[::-1], 2), 3, 1, length), ["B", "P", len(rows), length - 1])
-    return _finish(g, "chefer", "pixels and targets to relevance over the attention of all blocks")
+    return finish(g, "chefer", "pixels and targets to relevance over the attention of all blocks")
 
 
 def _down(

@@ -13,19 +13,18 @@ import onnx_ir as ir
 
 from eyeshine.signals import MODIFIED
 from eyeshine_export.config import ClipConfig
-from eyeshine_export.graph.explained import Stack, gradients_of, spatial_weights
+from eyeshine_export.graph.ends import finish, head_of, normalise, vision_tower
+from eyeshine_export.graph.explained import (
+    Stack,
+    block_signals,
+    class_output_block,
+    explained_stack,
+    gradients_of,
+    spatial_weights,
+)
 from eyeshine_export.graph.forward import Tower
 from eyeshine_export.graph.ops import PLAIN, Form
-from eyeshine_export.graph.towers import (
-    _class_output_block,
-    _finish,
-    _head,
-    _unit,
-    _vision_tower,
-    block_signals,
-    explained_stack,
-    output_blocks,
-)
+from eyeshine_export.graph.towers import output_blocks
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import VisionWeights
@@ -39,21 +38,21 @@ def single_head_graph(config: ClipConfig, weights: VisionWeights, layers: int, f
     ``single_head_spatial_weights_out`` is lambda of queries and keys that went through the output projection, bias and
     LayerScale included.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, blocks = tower.g, as_stored(weights.blocks, form)
     for block in blocks[:-layers]:
         tokens = tower.trunk_block(tokens, block)
     deployed = tokens
     for block in blocks[-layers:-1]:
         deployed = tower.trunk_block(deployed, block)
-    unit_text = _unit(g, g.input("text", ["P", config.embed_dim]))[0]
-    head = _head(tower, "visual", _class_output_block(tower, deployed, blocks[-1]).out, weights)
+    unit_text = normalise(g, g.input("text", ["P", config.embed_dim]))[0]
+    head = head_of(tower, "visual", class_output_block(tower, deployed, blocks[-1]).out, weights)
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("similarity", g.op("Gemm", head.unit, unit_text, transB=1), ["B", "P"])
 
     merged = Tower(g, replace(config.vision, heads=1), causal=False)
     stack = explained_stack(merged, tokens, blocks[-layers:])
-    merged_head = _head(merged, "visual", stack.output.out, weights)
+    merged_head = head_of(merged, "visual", stack.output.out, weights)
     similarity = g.op("Gemm", merged_head.unit, unit_text, transB=1)
     vjp = Vjp(merged, g.shape(merged_head.unit, 0), g.shape(unit_text, 0))
     found = block_signals(merged, stack, gradients_of(vjp, vjp.head(merged_head, unit_text, similarity), stack))
@@ -61,7 +60,7 @@ def single_head_graph(config: ClipConfig, weights: VisionWeights, layers: int, f
     read[f"{MODIFIED}spatial_weights_out"] = _after_out(merged, stack, found["class_query"])
     g.output(f"{MODIFIED}similarity", similarity, ["B", "P"])
     output_blocks(merged, config.vision, read, layers)
-    return _finish(g, "single_head", f"the last {layers} block(s) with one head: similarity, signals and gradient")
+    return finish(g, "single_head", f"the last {layers} block(s) with one head: similarity, signals and gradient")
 
 
 def _after_out(tower: Tower, stack: Stack, query: ir.Value) -> ir.Value:

@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig, VisionConfig
+from eyeshine_export.graph.ends import finish, head_of, normalise, vision_tower
+from eyeshine_export.graph.explained import class_output_block
 from eyeshine_export.graph.forward import Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Array, Dim, Form, Graph
-from eyeshine_export.graph.towers import _class_output_block, _finish, _head, _unit, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.weights import VisionWeights
 
@@ -31,7 +32,7 @@ def surgery_graph(config: ClipConfig, weights: VisionWeights, depth: int, form: 
     Each of these blocks adds softmax(V Vᵀ/sqrt(d)) V to a second path, through the same output projection; V comes from
     the deployed path, and the second has no MLP.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, trunk, blocks = tower.g, tower.explained, as_stored(weights.blocks, form)
     for block in blocks[:-depth]:
         tokens = tower.trunk_block(tokens, block)
@@ -41,7 +42,7 @@ def surgery_graph(config: ClipConfig, weights: VisionWeights, depth: int, form: 
         path = tower.out_residual(path, tower.attention([value] * 3, length, trunk), block, trunk)
         y = tower.out_residual(tokens.flat, tower.attention([query, key, value], length, trunk), block, trunk)
         tokens = Tokens(tower.mlp_residual(y, block, trunk), length)
-    output = _class_output_block(tower, tokens, blocks[-1])
+    output = class_output_block(tower, tokens, blocks[-1])
     value = trunk.enter(g.reshape(output.values, -1, config.vision.width))
     path = tower.out_residual(path, tower.attention([value] * 3, length, trunk), blocks[-1], trunk)
 
@@ -50,7 +51,7 @@ def surgery_graph(config: ClipConfig, weights: VisionWeights, depth: int, form: 
     features = _features(tower, weights, rows, length)
     _cosines(g, config, g.first(features, 1))
     g.output("surgery_features", features, ["B", 1 + _patch_count(config.vision), config.embed_dim])
-    return _finish(g, "surgery", f"pixels to features of CLIP Surgery over the last {depth} block(s)")
+    return finish(g, "surgery", f"pixels to features of CLIP Surgery over the last {depth} block(s)")
 
 
 def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form = PLAIN) -> ir.Model:
@@ -60,11 +61,11 @@ def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form 
     NACLIP: A = softmax(K Kᵀ/sqrt(d) + a Gaussian of the patches' distance). The last two and "maskclip_bare" have no
     residual and no MLP.
     """
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, trunk, (*below, last) = tower.g, tower.explained, as_stored(weights.blocks, form)
     for block in below:
         tokens = tower.trunk_block(tokens, block)
-    output, length, width = _class_output_block(tower, tokens, last), tokens.length, config.vision.width
+    output, length, width = class_output_block(tower, tokens, last), tokens.length, config.vision.width
     normed = trunk.enter(tower.norm(tokens.flat, f"{last.name}.norm1", last.norm1))
     query = trunk.linears(normed, last, "query")[0]
     key, value = (trunk.enter(g.reshape(x, -1, width)) for x in (output.keys, output.values))
@@ -80,8 +81,8 @@ def patch_features_graph(config: ClipConfig, weights: VisionWeights, form: Form 
         rows[name] = tower.mlp_residual(tower.out_residual(tokens.flat, mixed, last, trunk), last, trunk)
     for name, flat in rows.items():
         g.output(f"{name}_features", _patches(g, _features(tower, weights, flat, length), config.vision), dims)
-    _cosines(g, config, _head(tower, "visual", output.out, weights).unit)
-    return _finish(g, "patch_features", "pixels to patch features of MaskCLIP, SCLIP, ClearCLIP and NACLIP")
+    _cosines(g, config, head_of(tower, "visual", output.out, weights).unit)
+    return finish(g, "patch_features", "pixels to patch features of MaskCLIP, SCLIP, ClearCLIP and NACLIP")
 
 
 def _attention_near(
@@ -109,7 +110,7 @@ def _gaussian(count: int) -> Array:
 
 def _features(tower: Tower, weights: VisionWeights, rows: ir.Value, length: int | ir.Value) -> ir.Value:
     """Flat tokens [B*T, D] through the head of the class token -> unit features [B, T, E]."""
-    return tower.g.reshape(_head(tower, "visual", rows, weights).unit, -1, length, weights.projection.shape[1])
+    return tower.g.reshape(head_of(tower, "visual", rows, weights).unit, -1, length, weights.projection.shape[1])
 
 
 def _patches(g: Graph, x: ir.Value, vision: VisionConfig) -> ir.Value:
@@ -123,6 +124,6 @@ def _patch_count(vision: VisionConfig) -> int:
 
 def _cosines(g: Graph, config: ClipConfig, unit: ir.Value) -> None:
     """Outputs ``embedding`` and ``similarity`` of the class token's unit feature [B, E] and the input ``text``."""
-    unit_text = _unit(g, g.input("text", ["P", config.embed_dim]))[0]
+    unit_text = normalise(g, g.input("text", ["P", config.embed_dim]))[0]
     g.output("embedding", unit, ["B", config.embed_dim])
     g.output("similarity", g.op("Gemm", unit, unit_text, transB=1), ["B", "P"])

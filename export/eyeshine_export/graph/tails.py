@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.ends import finish, head_of, normalise, vision_tower
+from eyeshine_export.graph.explained import class_output_block
 from eyeshine_export.graph.forward import Tokens, Tower
 from eyeshine_export.graph.ops import PLAIN, Form, Graph
-from eyeshine_export.graph.towers import _class_output_block, _finish, _head, _unit, _vision_tower
 from eyeshine_export.graph.trunk import as_stored
 from eyeshine_export.graph.vjp import Head, Vjp
 from eyeshine_export.graph.weights import VisionWeights
@@ -22,16 +23,16 @@ __all__ = ["hidden_graph", "tail_graph"]
 
 def hidden_graph(config: ClipConfig, weights: VisionWeights, count: int, form: Form = PLAIN) -> ir.Model:
     """pixels and text -> embedding, similarity and the tokens before each of the last ``count`` blocks."""
-    tower, tokens = _vision_tower(config, weights, form)
+    tower, tokens = vision_tower(config, weights, form)
     g, blocks = tower.g, as_stored(weights.blocks, form)
     before = [tokens]
     for block in blocks[:-1]:
         before.append(tower.trunk_block(before[-1], block))
-    head = _head(tower, "visual", _class_output_block(tower, before[-1], blocks[-1]).out, weights)
+    head = head_of(tower, "visual", class_output_block(tower, before[-1], blocks[-1]).out, weights)
     _cosines(g, config, head)
     kept = [g.unsqueeze(tower.tokens3d(tokens.flat, tokens.length), 1) for tokens in before[-count:]]
     g.output("hidden", g.concat(kept, 1), ["B", count, _length(config), config.vision.width])
-    return _finish(g, "hidden", f"pixels to the tokens before each of the last {count} block(s)")
+    return finish(g, "hidden", f"pixels to the tokens before each of the last {count} block(s)")
 
 
 def tail_graph(config: ClipConfig, weights: VisionWeights, count: int, form: Form = PLAIN) -> ir.Model:
@@ -45,8 +46,8 @@ def tail_graph(config: ClipConfig, weights: VisionWeights, count: int, form: For
     for block in below:
         dense.append(dense_forward(tower, tokens, block))
         tokens = dense[-1].out
-    output = _class_output_block(tower, tokens, last)
-    head = _head(tower, "visual", output.out, weights)
+    output = class_output_block(tower, tokens, last)
+    head = head_of(tower, "visual", output.out, weights)
     unit_text, similarity = _cosines(g, config, head)
 
     vjp = Vjp(tower, g.shape(head.unit, 0), g.shape(unit_text, 0))
@@ -57,12 +58,12 @@ def tail_graph(config: ClipConfig, weights: VisionWeights, count: int, form: For
     for block, kept in zip(reversed(below), reversed(dense), strict=True):
         cotangent = down.input(block, *down.middle(block, cotangent, kept), kept)
     g.output("state_gradient", cotangent, ["B", "P", length, width])
-    return _finish(g, f"tail_{count}", f"tokens and text vectors through the last {count} block(s), and back")
+    return finish(g, f"tail_{count}", f"tokens and text vectors through the last {count} block(s), and back")
 
 
 def _cosines(g: Graph, config: ClipConfig, head: Head) -> tuple[ir.Value, ir.Value]:
     """The input ``text`` in unit length and its cosines; the outputs ``embedding`` and ``similarity``."""
-    unit_text = _unit(g, g.input("text", ["P", config.embed_dim]))[0]
+    unit_text = normalise(g, g.input("text", ["P", config.embed_dim]))[0]
     similarity = g.op("Gemm", head.unit, unit_text, transB=1)
     g.output("embedding", head.unit, ["B", config.embed_dim])
     g.output("similarity", similarity, ["B", "P"])

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from eyeshine_export.graph.ops import Array, Form, Graph
-from eyeshine_export.graph.weights import BlockWeights
+from eyeshine_export.graph.weights import AttentionWeights, BlockWeights
 
 __all__ = ["HalfTrunk", "Int8Trunk", "Trunk", "as_stored", "explained_trunk", "matrix", "quantise", "whole_trunk"]
 
@@ -46,7 +46,7 @@ class Trunk:
     def constant(self, value: float) -> ir.Value:
         return self.g.constant(value)
 
-    def linears(self, x: ir.Value, block: BlockWeights, *parts: str) -> list[ir.Value]:
+    def linears(self, x: ir.Value, block: AttentionWeights, *parts: str) -> list[ir.Value]:
         """x [M, in] -> x Wᵀ + b [M, out] for each of a block's linear layers."""
         return [self.g.linear(x, matrix(self.g, block, part), bias(self.g, block, part)) for part in parts]
 
@@ -65,7 +65,7 @@ class HalfTrunk(Trunk):
     def constant(self, value: float) -> ir.Value:
         return self.g.fixed(np.asarray(value, np.float16))
 
-    def linears(self, x: ir.Value, block: BlockWeights, *parts: str) -> list[ir.Value]:
+    def linears(self, x: ir.Value, block: AttentionWeights, *parts: str) -> list[ir.Value]:
         g = self.g
         weights = [g.stored(f"{block.name}.{part}.weight", getattr(block, part)[0]) for part in parts]
         return [g.linear(x, w, self.enter(bias(g, block, part))) for w, part in zip(weights, parts, strict=True)]
@@ -78,7 +78,7 @@ class Int8Trunk(Trunk):
     Written operator by operator in the order that onnxruntime fuses into MatMulIntegerToFloat.
     """
 
-    def linears(self, x: ir.Value, block: BlockWeights, *parts: str) -> list[ir.Value]:
+    def linears(self, x: ir.Value, block: AttentionWeights, *parts: str) -> list[ir.Value]:
         g = self.g
         codes, scale, zero = g.ops("DynamicQuantizeLinear", x, outputs=3)
         results = []
@@ -99,12 +99,13 @@ def explained_trunk(graph: Graph) -> Trunk:
     return HalfTrunk(graph) if graph.form.precision == "fp16" else Trunk(graph)
 
 
-def as_stored(blocks: Sequence[BlockWeights], form: Form) -> tuple[BlockWeights, ...]:
-    """A tower's blocks, marked where a graph of this form keeps them in 8 bits: all but the last."""
-    return (*(replace(block, int8=form.precision == "int8") for block in blocks[:-1]), blocks[-1])
+def as_stored(blocks: Sequence[BlockWeights], form: Form, *, but: int = 1) -> tuple[BlockWeights, ...]:
+    """A tower's blocks, marked where a graph of this form keeps them in 8 bits: all but the last ``but``."""
+    kept = len(blocks) - but
+    return (*(replace(block, int8=form.precision == "int8") for block in blocks[:kept]), *blocks[kept:])
 
 
-def matrix(g: Graph, block: BlockWeights, part: str) -> ir.Value:
+def matrix(g: Graph, block: AttentionWeights, part: str) -> ir.Value:
     """A block's matrix [out, in] in float32, however it is stored."""
     if not block.int8:
         return g.weight(f"{block.name}.{part}.weight", getattr(block, part)[0])
@@ -112,11 +113,11 @@ def matrix(g: Graph, block: BlockWeights, part: str) -> ir.Value:
     return g.once(f"{block.name}.{part}", lambda: g.transpose(g.mul(g.cast(codes, ir.DataType.FLOAT), scale), 1, 0))
 
 
-def bias(g: Graph, block: BlockWeights, part: str) -> ir.Value:
+def bias(g: Graph, block: AttentionWeights, part: str) -> ir.Value:
     return g.weight(f"{block.name}.{part}.bias", getattr(block, part)[1])
 
 
-def quantised(g: Graph, block: BlockWeights, part: str) -> tuple[ir.Value, ir.Value]:
+def quantised(g: Graph, block: AttentionWeights, part: str) -> tuple[ir.Value, ir.Value]:
     """A block's matrix as int8 [in, out], as MatMulInteger takes it, and its scales [out]."""
     codes, scale = quantise(getattr(block, part)[0])
     name = f"{block.name}.{part}"

@@ -36,6 +36,8 @@ def state_of(bundle: Bundle) -> dict[str, torch.Tensor]:
         ExportError: the bundle's weights are not those of the checkpoint any more (precision other than fp32).
     """
     manifest, model = bundle.manifest, bundle.manifest.model
+    if model.pool != "class":
+        raise ExportError("weights of this tower cannot be taken back", got=f"pool {model.pool}", allowed="class")
     if manifest.precision != "fp32":
         raise ExportError("weights of this bundle are rounded", got=manifest.precision, allowed="a bundle in fp32")
     arrays = {**_initialisers(bundle, "image"), **_initialisers(bundle, "text")}

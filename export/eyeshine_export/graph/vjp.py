@@ -15,17 +15,17 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from eyeshine_export.graph.forward import Activated, Normed, OutputBlock, Tower
-from eyeshine_export.graph.weights import BlockWeights
+from eyeshine_export.graph.weights import AttentionWeights, BlockWeights
 
 __all__ = ["Head", "RowVjp", "Vjp"]
 
 
 @dataclass(frozen=True)
 class Head:
-    """The tower's head for one row: LayerNorm, projection, length."""
+    """The tower's head for one row: LayerNorm and projection, None where it has none, and length."""
 
-    norm: Normed
-    projection: ir.Value
+    norm: Normed | None
+    projection: ir.Value | None
     unit: ir.Value
     inverse_length: ir.Value
 
@@ -80,9 +80,10 @@ class Vjp:
         g = self.g
         along = g.mul(g.unsqueeze(similarity, 2), g.unsqueeze(head.unit, 1))
         tangent = g.mul(g.sub(g.unsqueeze(text, 0), along), g.unsqueeze(head.inverse_length, 1))
-        embed_dim = _embed_dim(head.projection)
-        flat = g.op("Gemm", self.flat(tangent, embed_dim), head.projection, transB=1)
-        return self.norm(self.rows(flat, self.width), self.per_image(head.norm))
+        if head.projection is not None:
+            flat = g.op("Gemm", self.flat(tangent, _embed_dim(head.projection)), head.projection, transB=1)
+            tangent = self.rows(flat, self.width)
+        return tangent if head.norm is None else self.norm(tangent, self.per_image(head.norm))
 
     def mlp(self, block: BlockWeights, cotangent: ir.Value, slope: ir.Value) -> ir.Value:
         """W_expandᵀ(act'(a) * W_projectᵀ g); slope broadcasts against [B, P, ..., F]; result flat [.., D]."""
@@ -103,7 +104,7 @@ class Vjp:
         inner = g.op("Reshape", self.mlp(block, cotangent, act.slope), g.op("Shape", cotangent))
         return g.add(cotangent, self.norm(inner, norm2))
 
-    def out(self, block: BlockWeights, middle: ir.Value) -> ir.Value:
+    def out(self, block: AttentionWeights, middle: ir.Value) -> ir.Value:
         """dc/dY -> dc/dO, same shape."""
         g = self.g
         weight = self.tower.matrix(block, "out")

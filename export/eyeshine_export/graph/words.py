@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from eyeshine_export.config import ClipConfig
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp, dense_forward
+from eyeshine_export.graph.ends import finish, head_of, normalise, text_tower
 from eyeshine_export.graph.ops import PLAIN, Dim, Form
-from eyeshine_export.graph.towers import _finish, _head, _unit, text_tower
 from eyeshine_export.graph.vjp import Vjp
 from eyeshine_export.graph.weights import BlockWeights, TextWeights
 
@@ -38,8 +38,8 @@ def words_graph(config: ClipConfig, weights: TextWeights, layers: int, form: For
         """What stands at the end-of-text token: [P, L, ...] -> [P, ...]."""
         return g.op("GatherND", x, row_index, batch_dims=1)
 
-    head = _head(tower, "text", take(tower.tokens3d(tokens.flat, length)), weights)
-    unit_image = _unit(g, image)[0]
+    head = head_of(tower, "text", take(tower.tokens3d(tokens.flat, length)), weights)
+    unit_image = normalise(g, image)[0]
     similarity = g.op("Gemm", head.unit, unit_image, transB=1)
 
     # What the VJP calls images and prompts are here the texts and the images.
@@ -68,6 +68,4 @@ def words_graph(config: ClipConfig, weights: TextWeights, layers: int, form: For
     g.output("text_values", stack([x.values for x in blocks], 1), per_token)
     g.output("text_attention", stack(attention, 1), ["P", layers, text.heads, "L"])
     g.output("text_gradient", stack(gradients, 2), ["P", "B", layers, text.width])
-    return _finish(
-        g, "words", f"tokens and image vectors to similarity, signals and gradient of {layers} text block(s)"
-    )
+    return finish(g, "words", f"tokens and image vectors to similarity, signals and gradient of {layers} text block(s)")

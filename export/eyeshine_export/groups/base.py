@@ -74,6 +74,10 @@ class Case:
     expected: Mapping[str, Array]
 
 
+def _plain(config: ClipConfig) -> bool:
+    return config.plain
+
+
 @dataclass(frozen=True)
 class Group:
     """Graphs that are exported together.
@@ -88,6 +92,7 @@ class Group:
             another array.
         left_out: signals of a graph that are left out of the golden values, where ``image`` holds their last block and
             they would be most of the file.
+        fits: whether it is built for such towers; by default for those with a class token and an end token.
     """
 
     name: str
@@ -95,3 +100,4 @@ class Group:
     build: Callable[[Parts], dict[str, Built]]
     cases: Callable[[Oracle, Mapping[str, Built], Mapping[str, Array]], Iterator[Case]]
     left_out: frozenset[str] = frozenset()
+    fits: Callable[[ClipConfig], bool] = _plain

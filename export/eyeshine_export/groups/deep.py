@@ -30,5 +30,6 @@ def _cases(
 
 
 DEEP: Final = Group(
-    "deep", "the signals of the last K blocks (--layers)", _build, _cases, frozenset({"keys", "values"})
-)
+    "deep", "the signals of the last K blocks (--layers)", _build, _cases, frozenset({"keys", "values"}),
+    lambda config: config.vision.pool != "latent",
+)  # fmt: skip

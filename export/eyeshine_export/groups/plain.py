@@ -19,7 +19,7 @@ def _build(parts: Parts) -> dict[str, Built]:
     config, form = parts.config, parts.form
     return {
         "encode": Built(encode_graph(config, parts.vision, form), 0),
-        "image": Built(explain_graph(config, parts.vision, form=form), 1, (config.vision.layers - 1,)),
+        "image": Built(explain_graph(config, parts.vision, form=form), 1, (config.vision.depth - 1,)),
         "text": Built(text_graph(config, parts.text, form), 0),
     }
 
@@ -33,4 +33,6 @@ def _cases(
     yield Case(("encode", "image"), shape, {"pixels": pixels, "text": text}, oracle.explain(pixels, text, 1))
 
 
-PLAIN: Final = Group("plain", "embeddings, and the signals of the last block", _build, _cases)
+PLAIN: Final = Group(
+    "plain", "embeddings, and the signals of the last attention", _build, _cases, fits=lambda config: True
+)

@@ -20,8 +20,8 @@ from eyeshine import Explainer, roads
 from eyeshine.bundle import Bundle
 from eyeshine.manifest import Manifest
 from eyeshine.preprocess import Preprocess
-from eyeshine_export.config import parse_config
 from eyeshine_export.graph.unfold import state_of
+from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.roads.config import Shape
 from eyeshine_export.roads.scores import roc_auc
 from eyeshine_export.source import Normalisation, Source, resolve

@@ -34,14 +34,14 @@ class TextCase:
         relevance: [N].
         image: [E], the image's unit vector.
         encode: token ids [n, L] to unit vectors [n, E].
-        start, end, pad: ids of the tokenizer.
+        start, end, pad: ids of the tokenizer; start is None where it puts nothing before a text.
     """
 
     ids: Ids
     relevance: NDArray[np.floating]
     image: NDArray[np.float32]
     encode: Callable[[Ids], NDArray[np.float32]]
-    start: int
+    start: int | None
     end: int
     pad: int
     _known: dict[tuple[int, ...], float] = field(default_factory=dict, init=False, repr=False)
@@ -81,7 +81,8 @@ class _TextConfidence:
         if self.mode == "m2ib":
             return case.cosine(np.where(kept, case.ids, 0)) - case.cosine(case.ids)
         inner = case.ids[kept] if self.dropped == "remove" else np.where(kept, case.ids, case.pad)
-        framed = (np.concatenate([[case.start], ids, [case.end]]).astype(np.int64) for ids in (inner, case.ids))
+        start = [] if case.start is None else [case.start]
+        framed = (np.concatenate([start, ids, [case.end]]).astype(np.int64) for ids in (inner, case.ids))
         after, before = map(case.cosine, framed)
         return after - before
 
