@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from eyeshine.study.presets import PRESETS, Column, Preset, get_preset
 from eyeshine.study.parquet import write_parquet
+from eyeshine.study.presets import PRESETS, Column, Preset, get_preset
 from eyeshine.study.records import read_records
 from eyeshine.study.report import write_report
 from eyeshine.study.run import Study, run
