@@ -18,7 +18,7 @@ from benchmarks.bare import write_deep, write_plain, write_precision
 from benchmarks.models import Configuration
 from eyeshine.bundle import Bundle
 from eyeshine_export.source import Source
-from eyeshine_export.write import export_bundle
+from eyeshine_export.write import ExportOptions, export_bundle
 
 __all__ = ["BENCH_FOLDER", "BenchModel", "prepare"]
 
@@ -50,6 +50,11 @@ class BenchModel:
     def full(self) -> Bundle:
         """What ``eyeshine export`` writes, with its check against autograd."""
         return self._made("full", lambda folder: export_bundle(self.source, folder))
+
+    def signals(self, groups: tuple[str, ...]) -> Bundle:
+        """What ``eyeshine export --signals`` writes."""
+        options = ExportOptions(signals=groups)
+        return self._made(f"signals-{'-'.join(groups)}", lambda folder: export_bundle(self.source, folder, options))
 
     def precise(self, precision: str) -> Bundle:
         """``encode`` and ``image`` in "fp32", "fp16" or "int8"."""

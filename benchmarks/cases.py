@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import eager, postprocess
+from benchmarks import eager, eager_methods, postprocess
 from benchmarks.bundles import BenchModel
 from benchmarks.gate import Array, Case, Facts, NotSupportedError
 from benchmarks.postprocess import Signals
@@ -73,6 +73,8 @@ class Bench:
             "call": self._call,
             "embedded": self._embedded,
             "eager": lambda spec: eager.make(spec, self.workload, self.model.network.visual),
+            "passes": self._passes,
+            "eager-passes": lambda spec: eager_methods.eager_case(spec, self.workload, self.model.network.visual),
             "post": self._post,
         }
         return make[spec.kind](spec)
@@ -200,6 +202,11 @@ class Bench:
             return {name: found[name] for name in ("similarity", "gradient")}
 
         return self._case(spec, bundle, session, run, expected)
+
+    def _passes(self, spec: CaseSpec) -> Case:
+        groups = eager_methods.TRIALS[spec.name].groups
+        bundle = self.model.signals(groups) if groups else self.graphs
+        return eager_methods.our_case(spec, self.workload, bundle, self._options(spec))
 
     def _post(self, spec: CaseSpec) -> Case:
         vision = self.model.source.config.vision

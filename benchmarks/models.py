@@ -70,7 +70,12 @@ class Configuration:
         digest.update(repr(self.tokens).encode())
         root, here = Path(eyeshine_export.__file__).parent, Path(__file__).parent
         ours = (here / "bare.py", here / "bundles.py", here / "models.py")
-        for file in (*sorted(root.glob("*.py")), *sorted((root / "graph").glob("*.py")), *ours):
+        for file in (
+            *sorted(root.glob("*.py")),
+            *sorted((root / "graph").glob("*.py")),
+            *sorted((root / "groups").glob("*.py")),
+            *ours,
+        ):
             digest.update(file.name.encode() + file.read_bytes())
         digest.update(" ".join(importlib.metadata.version(library) for library in _LIBRARIES).encode())
         return digest.hexdigest()

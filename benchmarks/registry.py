@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 Kind = Literal[
-    "plain", "encode", "explain", "concept", "method", "call", "embedded", "network", "eager", "post", "cold", "large"
+    "plain", "encode", "explain", "concept", "method", "call", "embedded", "network", "eager", "passes",
+    "eager-passes", "post", "cold", "large",
 ]  # fmt: skip
 ALL: Final = 0
 """In place of a number of blocks: the whole tower."""
@@ -42,7 +43,8 @@ class CaseSpec:
             concept (the same with Concept Attribution: its own heads for one block, the best of all for more), method
             (the same with ``method``, which reads all explained blocks), call
             (``Explainer.explain``), embedded (the same with the bundle that comes with the package), network (the
-            encoder in eager PyTorch), eager (the explanation there, with autograd), post (what comes after the graph,
+            encoder in eager PyTorch), eager (the explanation there, with autograd), passes (a method that runs the
+            model many times), eager-passes (the same there, see ``eager_methods``), post (what comes after the graph,
             alone), cold (a process from its start to its first map), large (one kernel on a shape that fills a GPU).
         prompts: P.
         blocks: explained blocks, the last ones; ``ALL`` for the whole tower.
@@ -133,6 +135,10 @@ CASES: Final = {
         CaseSpec("network", "encoder in eager PyTorch", "network", 0),
         CaseSpec("eager-1", "eager PyTorch autograd, 1 prompt", "eager", 1),
         CaseSpec("eager-10", "eager PyTorch autograd, 10 prompts", "eager", 10),
+        CaseSpec("rise", "RISE, 64 masks", "passes", 1),
+        CaseSpec("eager-rise", "RISE in eager PyTorch", "eager-passes", 1),
+        CaseSpec("kernel-shap", "Kernel SHAP, 64 passes", "passes", 1),
+        CaseSpec("eager-kernel-shap", "Kernel SHAP in eager PyTorch", "eager-passes", 1),
         CaseSpec("openvino-plain", "OpenVINO: plain encoder", "plain", 0, engine="openvino"),
         CaseSpec("openvino-10", "OpenVINO: explain, 10 prompts", "explain", 10, engine="openvino"),
         CaseSpec("openvino-bf16-plain", "OpenVINO, bf16: plain encoder", "plain", 0, engine="openvino-bf16"),
@@ -172,6 +178,9 @@ GROUPS: Final[dict[str, Group]] = {
         budget_s=40.0,
     ),
     "eager": Group(("plain", "explain-1", "explain-10", "eager-1", "eager-10"), _EVERY, budget_s=30.0),
+    # A round takes half a minute with B/32: a few show the ratio, each is 64 passes.
+    "rise": Group(("rise", "eager-rise"), ("b32", "roads"), rounds=4, budget_s=25.0),
+    "shap": Group(("kernel-shap", "eager-kernel-shap"), ("b32", "roads"), rounds=4, budget_s=25.0),
     "openvino": Group(
         ("plain", "explain-10", "openvino-plain", "openvino-10", "openvino-bf16-plain", "openvino-bf16-10"),
         ("b32", "b16"),
@@ -185,6 +194,8 @@ GROUPS: Final[dict[str, Group]] = {
 }
 """Of the runner on the CPU; those of the GPU are in gpu.py."""
 
+_PASSES: Final = tuple(Limit(f"eager-{name}", name, 2.0, at_least=True) for name in ("rise", "kernel-shap"))
+
 LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
     "b32": (
         Limit("explain-1", "plain", 0.97),
@@ -192,6 +203,7 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
         Limit("explain-100", "plain", 1.12),
         Limit("eager-1", "explain-1", 1.8, at_least=True),
         Limit("eager-10", "explain-10", 2.5, at_least=True),
+        *_PASSES,
     ),
     "b16": (
         Limit("explain-1", "plain", 0.95),
@@ -212,7 +224,7 @@ LIMITS: Final[dict[str, tuple[Limit, ...]]] = {
         Limit("int8-10", "explain-10", 1 / 1.6),
         Limit("explain-10", ITS_P50, 1.3),
     ),
-    "roads": (Limit("cold-first", SECOND, 1.0), Limit("cold", SECOND, 1.0)),
+    "roads": (Limit("cold-first", SECOND, 1.0), Limit("cold", SECOND, 1.0), *_PASSES),
 }
 
 GPU_LIMITS: Final[tuple[Limit, ...]] = (
@@ -248,7 +260,9 @@ def select(group: str, only: Collection[str], model: str) -> tuple[str, ...]:
 
 
 def base_of(case: str) -> str:
-    """The explanation of ours that a case is held against; itself for one of these."""
+    """The case of ours that a case is held against; itself for one of these."""
+    if case.startswith("eager-") and case.removeprefix("eager-") in CASES:
+        return case.removeprefix("eager-")
     if case.startswith("mmel-"):
         return f"eclip-{case.removeprefix('mmel-')}"
     for prefix in ("eager-", "int8-"):

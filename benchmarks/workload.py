@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.eager import grad_eclip_map
-from eyeshine_export.reference import explain_reference
+from eyeshine_export.reference import explain_reference, image_tower
 from eyeshine_export.source import Source
 
 __all__ = ["Workload"]
@@ -73,6 +73,13 @@ class Workload:
             torch.from_numpy(images).to(self.device), torch.from_numpy(texts).to(self.device), blocks
         )
         return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+
+    def embeddings(self, pixels: Pixels) -> Array:
+        """Unit embeddings [n, E] of images [n, 3, Y, X] in 0..1."""
+        images, normalisation = torch.from_numpy(pixels).to(self.device), self.source.normalisation
+        with torch.no_grad(), torch.device(self.device):
+            found, _ = image_tower(self._state, self.source.config, images, normalisation.mean, normalisation.std)
+        return np.asarray(torch.nn.functional.normalize(found, dim=-1).cpu().numpy())
 
     def on_device(self, pixels: torch.Tensor, text: torch.Tensor, blocks: int) -> dict[str, torch.Tensor]:
         """The same from tensors on the device, left there."""

@@ -14,11 +14,20 @@ from eyeshine.engine.session import Dims
 from eyeshine.errors import EngineError, OptionError
 from eyeshine.sessions import Sessions
 
-__all__ = ["BundleModel", "Encoder"]
+__all__ = ["BundleModel", "Encoder", "default_batch"]
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
 _MOST = 4096
+
+
+def default_batch(options: EngineOptions) -> int:
+    """Images of a forward pass where nobody says how many: 32, or 8 on a CPU.
+
+    There larger batches fall out of the caches: an image takes 9.4 ms of CPU time in a batch of 32 and 7.8 in one of 8
+    (roads), 53 and 49 ms (B/32).
+    """
+    return 8 if options.device_type == "cpu" else 32
 
 
 class Encoder:

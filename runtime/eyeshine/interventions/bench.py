@@ -32,10 +32,10 @@ class Bench:
     Args:
         explainer: with the bundle, its preprocessing and engine.
         sessions: of the bundle.
-        max_batch: most images of one forward pass.
+        max_batch: most images of one forward pass; None takes what suits the engine.
     """
 
-    def __init__(self, explainer: Explainer, sessions: Sessions, max_batch: int = 2) -> None:
+    def __init__(self, explainer: Explainer, sessions: Sessions, max_batch: int | None = 2) -> None:
         self.manifest, self.encoder = explainer.bundle.manifest, explainer.encoder(max_batch)
         self._preprocess, self._options, self._sessions = explainer.preprocess, explainer.options, sessions
 

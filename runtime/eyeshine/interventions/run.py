@@ -63,7 +63,7 @@ def ablate_each(
     what: What,
     *,
     head_values: ArrayLike | None,
-    max_batch: int,
+    max_batch: int | None,
     truncate: bool,
 ) -> Sweep:
     """Similarities where every part is taken away in turn; see ``Explainer.ablate_each``."""
@@ -96,7 +96,7 @@ def ablate_each(
     )
 
 
-def head_means(explainer: Explainer, sessions: Sessions, images: Sequence[ImageLike], max_batch: int) -> Array:
+def head_means(explainer: Explainer, sessions: Sessions, images: Sequence[ImageLike], max_batch: int | None) -> Array:
     """What every head mixes, mean over tokens and images: [L, D]; see ``Explainer.head_means``."""
     bench, total = Bench(explainer, sessions, max_batch), 0.0
     if not images:
