@@ -1,4 +1,4 @@
-"""Methods on torch tensors with the Triton kernels give what they give on NumPy arrays; on the CPU by the interpreter."""
+"""Methods on torch tensors, with the Triton kernels, give what they give on NumPy arrays; on a CPU interpreted."""
 
 from __future__ import annotations
 
