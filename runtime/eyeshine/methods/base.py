@@ -15,7 +15,7 @@ import numpy as np
 from eyeshine.errors import OptionError
 from eyeshine_kernels.backend import Backend
 
-__all__ = ["BlockSignals", "Method", "check_blocks", "for_all_prompts", "need"]
+__all__ = ["Array", "BlockSignals", "Method", "check_blocks", "for_all_prompts", "need"]
 
 Array = Any
 """A NumPy array, or a torch tensor where the backend is "triton"; float32."""
