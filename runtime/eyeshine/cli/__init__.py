@@ -39,6 +39,7 @@ def build() -> typer.Typer:
         evaluate,
         explain,
         inspect,
+        intervene,
         kernels,
         methods,
         statistics,
@@ -49,7 +50,21 @@ def build() -> typer.Typer:
 
     app = typer.Typer(name="eyeshine", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_options)
-    for module in (explain, methods, evaluate, statistics, tcav, sweep, inspect, verify, engines, kernels, dual, demo):
+    for module in (
+        explain,
+        methods,
+        evaluate,
+        statistics,
+        tcav,
+        sweep,
+        intervene,
+        inspect,
+        verify,
+        engines,
+        kernels,
+        dual,
+        demo,
+    ):
         module.register(app)
     for entry in sorted(entry_points(group="eyeshine.commands"), key=lambda entry: entry.name):
         entry.load()(app)

@@ -66,6 +66,9 @@ def explain(
     resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Most images of one forward pass of a method by passes; by default the engine's.")
+    ] = None,
 ) -> None:
     """Show where the model looked in each image for each text, and which words of the text it looked for."""
     from eyeshine.cli.sides import configured, printed, saved
@@ -112,6 +115,7 @@ def explain(
                 here = rather if captioner is None else _captioned(rather, captioner, image)
                 result = explainer.explain(
                     image, texts, method=chosen, against=here, truncate=truncate,
+                    max_batch=max_batch, progress=len(images) == 1,  # one progress bar at a time
                     side=cast(Any, side), text_method=for_text,  # Explainer checks it
                 )  # fmt: skip
                 stem = names.stem(image)
