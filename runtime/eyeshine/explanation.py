@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eyeshine.errors import EngineError, OptionError
 from eyeshine.preprocess import CropBox
 from eyeshine.upsample import Scale, normalize_maps, suppress, to_image
+from eyeshine_kernels.multiscale import enhance_contrast
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,8 +39,8 @@ class Facts:
             passes), total; milliseconds, whole call.
         background: a in tau = a max(heat): what pictures suppress, 0 for nothing (Concept Attribution, eq. 6 and 7).
         details: what the method says beyond its maps: "heads" (a ``HeadSelection``), "contributions"
-            (``HeadContributions``), "contrast" (``Contrast`` of each image and text), "adjustment", "passes" (of a method by passes: images encoded, images of a full batch,
-            and what the method notes of each image).
+            (``HeadContributions``), "contrast" (``Contrast`` of each image and text), "adjustment", "passes" (of a
+            method by passes: images encoded, images of a full batch, and what the method notes of each image).
         adjusted: whether metrics had a part in the maps; metrics refuse to score them.
     """
 
@@ -107,6 +108,7 @@ class Explanation(Facts):
         scale: Scale | None = None,
         size: tuple[int, int] | None = None,
         background: float | None = None,
+        contrast: bool = False,
     ) -> Image:
         """The image with one heat map over it, a PIL image.
 
@@ -116,6 +118,7 @@ class Explanation(Facts):
             scale: as in ``heatmaps``; by default "shared" where there are several prompts, else "each".
             size: (height, width) of the picture; by default the image's own.
             background: patches up to this share of the largest heat are left dark; by default what the method says.
+            contrast: as in ``heatmap``.
 
         Raises:
             OptionError: no such image or prompt, or a background outside 0..1.
@@ -124,16 +127,30 @@ class Explanation(Facts):
 
         self._check("image", image, len(self.images))
         self._check("prompt", prompt, len(self.texts))
-        heat = self.heatmap(image, scale or self.picture_scale, size, self._background(background))[prompt]
+        dark = self._background(background)
+        heat = self.heatmap(image, scale or self.picture_scale, size, dark, contrast=contrast)[prompt]
         photo = self.images[image] if size is None else resize(self.images[image], size)
         return overlay(photo, heat)
 
     def heatmap(
-        self, image: int = 0, scale: Scale = "each", size: tuple[int, int] | None = None, background: float = 0.0
+        self,
+        image: int = 0,
+        scale: Scale = "each",
+        size: tuple[int, int] | None = None,
+        background: float = 0.0,
+        *,
+        contrast: bool = False,
     ) -> NDArray[np.float32]:
-        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``, patches up to ``background`` x max left dark."""
+        """Heat maps of one image, float32 [P, H, W]; as ``heatmaps``, patches up to ``background`` x max left dark.
+
+        With ``contrast`` each map is clipped at its percentiles 1 and 99 and stretched to 0..1 (MMEL, section 3.4), for
+        display alone: clipping makes ties.
+        """
         self._check("image", image, len(self.images))
-        heat = suppress(normalize_maps(self.maps[image], scale), background)
+        heat = normalize_maps(self.maps[image], scale)
+        if contrast:
+            heat = enhance_contrast(heat.reshape(len(heat), -1)).reshape(heat.shape).astype(np.float32)
+        heat = suppress(heat, background)
         return to_image(heat, self.crops[image], size)
 
     def _background(self, background: float | None) -> float:

@@ -290,7 +290,7 @@ def test_a_method_whose_signals_the_bundle_lacks_names_the_export_command(explai
         def maps(self, signals, prompts):
             raise AssertionError("never reached")
 
-    with pytest.raises(SignalError, match="export again"):
+    with pytest.raises(SignalError, match="eyeshine export MODEL --out FOLDER"):
         explainer.explain(photo(), ["a dog"], method=Flow())
 
 

@@ -243,3 +243,18 @@ def test_both_forms_are_registered_and_take_settings_by_name():
     assert method == Mmel(layers=2, layer_weights=(0.5, 1.0), rho=0.05)
     assert method.signals == {"values", "gradient", "spatial_weights", method.features}
     assert method.blocks == 2
+
+
+def test_contrast_is_for_pictures_and_leaves_the_map_as_it_was(embedded):
+    scene = roads.render(seed=roads.HELD_OUT_FROM + 700_000)
+    result = embedded.explain(scene.image, ["a car"], method="mmel")
+    before = result.maps.copy()
+    row = result.maps[0, 0].ravel().astype(float)
+    low, high = np.percentile(row, (1, 99))
+    expected = ((np.clip(row, low, high) - low) / (high - low)).reshape(14, 14)
+    got = result.heatmap(0, size=(14, 14), contrast=True)[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.abs(got - result.heatmap(0, size=(14, 14))[0]).max() > 1e-3
+    np.testing.assert_array_equal(result.maps, before)
+    plain, stretched = (np.asarray(result.overlay(contrast=contrast)) for contrast in (False, True))
+    assert (plain != stretched).any()
