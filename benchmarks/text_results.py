@@ -1,7 +1,7 @@
 """Does the relevance of a word say what the word does? Measured on captions of held-out road scenes.
 
-``python -m benchmarks.text_results [--bundle FOLDER] [--scenes 1000]`` writes benchmarks/results/text.json: each word of
-a caption is left out in turn, and how far the cosine falls is held against the relevance that every method gave the
+``python -m benchmarks.text_results [--bundle FOLDER] [--scenes 1000]`` writes benchmarks/results/text.json: each word
+of a caption is left out in turn, and how far the cosine falls is held against the relevance that every method gave the
 word. The bundle needs the group "words".
 """
 
