@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from eyeshine.errors import OptionError
+from eyeshine_export.graph.gates import gates_graph
 from eyeshine_export.graph.gradcam import gradcam_graph
 from eyeshine_export.graph.legrad import legrad_graph
 from eyeshine_export.graph.ops import OPSETS, Form
@@ -26,7 +27,7 @@ SINCE = {
     **dict.fromkeys(
         (
             "Add", "ArgMax", "Cast", "Concat", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "GatherND", "Gemm",
-            "Greater", "Identity", "LessOrEqual", "MatMul", "Max", "Mul", "Range", "Reciprocal", "ReduceL2",
+            "Greater", "Identity", "LessOrEqual", "Log", "MatMul", "Max", "Mul", "Range", "Reciprocal", "ReduceL2",
             "Pad", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize", "Shape", "Sigmoid",
             "Slice", "Softmax", "Sqrt", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze", "Where",
         ),
@@ -42,9 +43,9 @@ READS = {20: (10, 0), 23: (10, 14)}
 AXES_INPUT = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1} | dict.fromkeys(
     ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1
 )
-GRAPHS = ["encode", "image", "deep 2", "deep 4", "text", "words", "rollout", "chefer", "legrad", "gradcam"]
-WRITTEN_OUT = {"eyeshine.rollout", "eyeshine.chefer"}
-"""Graphs that need the attention matrices of every block."""
+GRAPHS = ["encode", "image", "deep 2", "deep 4", "text", "words", "rollout", "chefer", "legrad", "gradcam", "gates"]
+WRITTEN_OUT = {"eyeshine.rollout", "eyeshine.chefer", "eyeshine.gates"}
+"""Graphs that need the attention matrices of every block, or change them."""
 
 
 def graph_of(name, form, quick_gelu):
@@ -56,7 +57,7 @@ def graph_of(name, form, quick_gelu):
         return words_graph(config, text_weights(state, config.text, config.embed_dim), 2, form)
     normalisation = source.normalisation
     vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
-    by_group = {"rollout": rollout_graph, "chefer": chefer_graph, "gradcam": gradcam_graph}
+    by_group = {"rollout": rollout_graph, "chefer": chefer_graph, "gradcam": gradcam_graph, "gates": gates_graph}
     if name in by_group:
         return by_group[name](config, vision, form)
     if name == "legrad":
