@@ -40,7 +40,8 @@ def get_text_method(method: str | AnyMethod) -> TextMethod:
     Raises:
         OptionError: no such method on the text side, or one of the image side alone.
     """
-    if not isinstance(method, str | type) and hasattr(method, "maps") and method.signals <= READ.keys():
+    reads = not isinstance(method, str | type) and hasattr(method, "maps")
+    if reads and not method.needs and method.signals <= READ.keys():  # type: ignore[union-attr]
         return cast(TextMethod, method)
     if not isinstance(method, str) or method not in TEXT_METHODS:
         raise OptionError(

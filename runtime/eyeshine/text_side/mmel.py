@@ -43,7 +43,7 @@ class _Enhanced:
     def __post_init__(self) -> None:
         theta = self.layer_weights
         if theta is not None and (
-            self.layers != len(theta) or not isinstance(theta, tuple) or not np.isfinite(np.array(theta, float)).all()
+            not isinstance(theta, tuple) or self.layers != len(theta) or not np.isfinite(np.array(theta, float)).all()
         ):
             raise OptionError(
                 "layer_weights", got=f"{theta!r} for layers={self.layers}", allowed="None, or one number for each layer"

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from eyeshine import Explainer
 from eyeshine.errors import OptionError
-from eyeshine.methods import Attention, Chefer
+from eyeshine.methods import Attention, Chefer, ConceptAttribution, Rise
 from eyeshine.text_side import TEXT_METHODS, TextGradEclip, TextMmel, TextMmelLiteral, get_text_method
 from eyeshine.text_side.base import token_weights
 from text_oracle import open_clip_words
@@ -217,6 +217,7 @@ def test_equal_keys_give_no_weights_and_a_nan_stays_one():
         (TextMmel, {"layers": 65}),
         (TextMmel, {"layers": 2, "layer_weights": (1.0,)}),
         (TextMmel, {"layer_weights": (1.0, 2.0)}),
+        (TextMmel, {"layers": 1, "layer_weights": 1.0}),
         (TextMmelLiteral, {"scales": ()}),
     ],
 )
@@ -237,6 +238,6 @@ def test_methods_are_found_by_name_and_those_of_the_image_side_alone_are_refused
     assert list(TEXT_METHODS) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal"]
     assert get_text_method("chefer") == Chefer()
     assert get_text_method(Attention()) == Attention()
-    for wrong in ("concept_attribution", "nothing", TextGradEclip):
+    for wrong in ("concept_attribution", "nothing", TextGradEclip, ConceptAttribution(), Rise()):
         with pytest.raises(OptionError, match="grad_eclip, chefer"):
             get_text_method(wrong)
