@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import processors
 
 from eyeshine.clean import clean_canonical, clean_clip, clean_whitespace
 from eyeshine.errors import ExportError, UnsupportedError
@@ -13,42 +12,11 @@ from eyeshine.tokenizer import Tokenizer
 from eyeshine_export.compat import import_open_clip
 from eyeshine_export.open_clip_config import parse_config
 from eyeshine_export.words import read_tokenizer
+from foreign import saved, sentencepiece, wordpiece
 from tiny import tiny_config
 
-CORPUS = ["a photo of a red car", "two small dogs on the left", "a tree behind the house", "the road is wet"] * 5
 TEXTS = ["A red car!", "two dogs, on_the LEFT", "zebra", "a photo of a house " * 9, "road"]
 CONTEXT = 12
-
-
-def sentencepiece(end="</s>"):
-    """As SigLIP's: a unigram model, nothing before a text, one end token behind it."""
-    backend = Backend(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    specials = ["<pad>", "</s>", "<unk>"]
-    backend.train_from_iterator(
-        CORPUS, trainers.UnigramTrainer(vocab_size=90, special_tokens=specials, unk_token="<unk>")
-    )
-    backend.post_processor = processors.TemplateProcessing(f"$A {end}", special_tokens=[(end, 1)])
-    return backend
-
-
-def wordpiece():
-    """As CLIPA's: lower case, [CLS] before a text and [SEP] behind it."""
-    backend = Backend(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    backend.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=90, special_tokens=specials))
-    backend.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return backend
-
-
-def saved(backend, folder, pad=None):
-    backend.save(str(folder / "tokenizer.json"))
-    if pad is not None:
-        (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": pad}), "utf-8")
-    return folder / "tokenizer.json"
 
 
 def config_of(**text):

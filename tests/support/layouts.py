@@ -49,3 +49,42 @@ def huggingface_layout(state: State) -> State:
                 result[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.mlp.c_proj.{kind}"]
                 index += 1
     return {name: value.contiguous() for name, value in result.items()}
+
+
+def siglip_layout(state: State) -> State:
+    """``SiglipModel``'s keys from timm's, written from their side."""
+    trunk = {key.removeprefix("visual.trunk."): value for key, value in state.items() if "visual.trunk." in key}
+    found = {"logit_scale": state["logit_scale"].reshape(1), "logit_bias": state["logit_bias"].reshape(1)}
+    image, text, head = "vision_model", "text_model", "vision_model.head"
+    for kind in ("weight", "bias"):
+        found[f"{image}.embeddings.patch_embedding.{kind}"] = trunk[f"patch_embed.proj.{kind}"]
+        found[f"{image}.post_layernorm.{kind}"] = trunk[f"norm.{kind}"]
+        found[f"{head}.attention.in_proj_{kind}"] = torch.cat(
+            [trunk[f"attn_pool.q.{kind}"], trunk[f"attn_pool.kv.{kind}"]]
+        )
+        found[f"{head}.attention.out_proj.{kind}"] = trunk[f"attn_pool.proj.{kind}"]
+        found[f"{head}.layernorm.{kind}"] = trunk[f"attn_pool.norm.{kind}"]
+        found[f"{text}.final_layer_norm.{kind}"] = state[f"text.ln_final.{kind}"]
+        found[f"{text}.head.{kind}"] = state[f"text.text_projection.{kind}"]
+        for fc in ("fc1", "fc2"):
+            found[f"{head}.mlp.{fc}.{kind}"] = trunk[f"attn_pool.mlp.{fc}.{kind}"]
+        for index in range(2):
+            ours, theirs = f"blocks.{index}", f"{image}.encoder.layers.{index}"
+            for part, piece in zip("qkv", trunk[f"{ours}.attn.qkv.{kind}"].chunk(3), strict=True):
+                found[f"{theirs}.self_attn.{part}_proj.{kind}"] = piece
+            found[f"{theirs}.self_attn.out_proj.{kind}"] = trunk[f"{ours}.attn.proj.{kind}"]
+            ours_text, theirs_text = f"text.transformer.resblocks.{index}", f"{text}.encoder.layers.{index}"
+            for part, piece in zip("qkv", state[f"{ours_text}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                found[f"{theirs_text}.self_attn.{part}_proj.{kind}"] = piece
+            found[f"{theirs_text}.self_attn.out_proj.{kind}"] = state[f"{ours_text}.attn.out_proj.{kind}"]
+            for number in ("1", "2"):
+                found[f"{theirs}.layer_norm{number}.{kind}"] = trunk[f"{ours}.norm{number}.{kind}"]
+                found[f"{theirs}.mlp.fc{number}.{kind}"] = trunk[f"{ours}.mlp.fc{number}.{kind}"]
+                found[f"{theirs_text}.layer_norm{number}.{kind}"] = state[f"{ours_text}.ln_{number}.{kind}"]
+            found[f"{theirs_text}.mlp.fc1.{kind}"] = state[f"{ours_text}.mlp.c_fc.{kind}"]
+            found[f"{theirs_text}.mlp.fc2.{kind}"] = state[f"{ours_text}.mlp.c_proj.{kind}"]
+    found[f"{head}.probe"] = trunk["attn_pool.latent"]
+    found[f"{image}.embeddings.position_embedding.weight"] = trunk["pos_embed"][0]
+    found[f"{text}.embeddings.token_embedding.weight"] = state["text.token_embedding.weight"]
+    found[f"{text}.embeddings.position_embedding.weight"] = state["text.positional_embedding"]
+    return {key: value.contiguous().clone() for key, value in found.items()}
