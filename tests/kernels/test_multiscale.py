@@ -227,6 +227,16 @@ class TestBothBackends:
         named["queries"][:] = 5 * (1 + noise)
         assert (run(named, (7, 6))[1] == 0).all()
 
+    def test_queries_that_cancel_out_in_a_coarse_cell_leave_a_map(self, run):
+        """A chessboard of opposite queries: at scale .5 all that is left of a cell is rounding error."""
+        named = inputs(1, 1, 2, (6, 6), 9)
+        board = np.where(np.indices((6, 6)).sum(0) % 2, 1, -1).reshape(36, 1)
+        named["queries"][0, 0] = board * np.linspace(0.1, 3, 9, dtype=np.float32)
+        maps, semantics = run(named, (6, 6), options=MultiscaleOptions(scales=(1.0, 0.5)))
+        assert np.isfinite(semantics).all()
+        assert (maps >= named["base"]).all()
+        assert (maps <= 3 * named["base"] * (1 + 1e-6)).all()
+
     def test_a_constant_base_is_relevant_everywhere(self, run):
         named = inputs(1, 2, 1, (5, 5), 9)
         named["base"][:] = 0.25
