@@ -88,7 +88,7 @@ def test_nine_squares_with_all_their_coalitions_are_exact():
     assert relative(got, expected) <= 1e-11
 
 
-def test_sampled_values_converge_to_shapleys_and_pairs_halve_the_noise():
+def test_sampled_values_converge_to_shapleys_and_pairs_lessen_the_noise():
     worth, _, expected = three_by_three()
 
     def error(samples, paired):
