@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from eyeshine.study.parquet import write_parquet
-from eyeshine.study.presets import PRESETS, Column, Preset, get_preset
+from eyeshine.study.preset import Column, Preset
+from eyeshine.study.presets import PRESETS, get_preset
 from eyeshine.study.records import read_records
 from eyeshine.study.report import write_report
 from eyeshine.study.run import Study, run

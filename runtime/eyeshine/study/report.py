@@ -16,7 +16,7 @@ from eyeshine.study.table import Cell, Table, tabulate
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
-    from eyeshine.study.presets import Preset
+    from eyeshine.study.preset import Preset
     from eyeshine.study.run import Study
 
 __all__ = ["markdown", "write_report"]

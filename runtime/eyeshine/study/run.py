@@ -14,7 +14,7 @@ from eyeshine.errors import OptionError
 from eyeshine.explainer import Explainer
 from eyeshine.methods import AnyMethod, by_passes, graph_method
 from eyeshine.methods.configure import configure, settings_of
-from eyeshine.study.presets import Preset
+from eyeshine.study.preset import Preset
 from eyeshine.study.records import Records
 from eyeshine.study.sample import examine_maps
 from eyeshine.study.words import check_words, examine_words

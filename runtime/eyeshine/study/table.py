@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eyeshine.study.presets import Column, Preset
+from eyeshine.study.preset import Column, Preset
 
 __all__ = ["DRAWS", "Cell", "Table", "bootstrap_weights", "tabulate"]
 
