@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from eyeshine.signals import CONSTANT_COSINES
 from eyeshine_export.config import ClipConfig, PoolerConfig, TextConfig, TowerConfig, VisionConfig
 
-__all__ = ["explain_reference", "image_tail", "image_tower", "text_reference", "text_tower"]
+__all__ = ["explain_reference", "image_tail", "image_tower", "text_reference", "text_tail", "text_tower"]
 
 State = Mapping[str, torch.Tensor]
 
@@ -226,14 +226,29 @@ def text_tower(state: State, config: ClipConfig, tokens: torch.Tensor) -> tuple[
     x = F.layer_norm(x, (text.width,), state["ln_final.weight"], state["ln_final.bias"], text.eps)
     end = tokens.argmax(dim=-1) if text.end_id is None else (tokens == text.end_id).int().argmax(dim=-1)
     end = end if text.pool == "end" else torch.full_like(end, x.shape[1] - 1)
-    row = x[torch.arange(len(tokens)), end]
+    return _text_head(state, text, x[torch.arange(len(tokens)), end]), end, trace
+
+
+def _text_head(state: State, text: TextConfig, row: torch.Tensor) -> torch.Tensor:
+    """Output rows [P, D] after the last LayerNorm -> unit embeddings [P, E]."""
     if not text.projection:
-        return F.normalize(row, dim=-1), end, trace
+        return F.normalize(row, dim=-1)
     if "text_projection.weight" in state:
         row = F.linear(row, state["text_projection.weight"], state.get("text_projection.bias"))
     else:
         row = row @ state["text_projection"]
-    return F.normalize(row, dim=-1), end, trace
+    return F.normalize(row, dim=-1)
+
+
+def text_tail(state: State, config: ClipConfig, x: torch.Tensor, count: int) -> torch.Tensor:
+    """Tokens [P, L, D] before the last ``count`` blocks of a causal tower, each text's last the one that is read, ->
+    unit embedding [P, E]."""
+    text, trace = config.text, _Trace()
+    mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype).triu(1)
+    for index in range(text.layers - count, text.layers):
+        x = _block(state, f"transformer.resblocks.{index}", x, text, mask, trace)
+    x = F.layer_norm(x, (text.width,), state["ln_final.weight"], state["ln_final.bias"], text.eps)
+    return _text_head(state, text, x[:, -1])
 
 
 def _append(

@@ -9,8 +9,8 @@ from eyeshine.bundle import Bundle
 from eyeshine.engine import CpuOptions, open_session
 from eyeshine.errors import SignalError
 from eyeshine_export.graph.ops import Form
-from eyeshine_export.graph.tails import hidden_graph, tail_graph
-from eyeshine_export.graph.weights import vision_weights
+from eyeshine_export.graph.tails import hidden_graph, tail_graph, text_hidden_graph, text_tail_graph
+from eyeshine_export.graph.weights import text_weights, vision_weights
 from eyeshine_export.write import ExportOptions, export_bundle
 from oracle import evaluate, normalised, relative, run_onnxruntime, trace
 from tiny import arrays, tiny_config, tiny_model, tiny_source
@@ -99,6 +99,53 @@ def test_onnxruntime_float32_with_dynamic_states_and_prompts(images, prompts):
     assert_close(got, open_clip_tail(model, state, text, 3), 1e-4)
 
 
+def open_clip_text(model, tokens):
+    """Tokens before every block of open_clip's text tower, its own modules."""
+    ids = torch.from_numpy(tokens)
+    x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+    kept = []
+    for block in model.transformer.resblocks:
+        kept.append(x)
+        x = block(x, attn_mask=model.attn_mask[: ids.shape[1], : ids.shape[1]])
+    return kept
+
+
+TEXTS = {"plain": {}, "quickgelu": {"quick_gelu": True}, "LayerScale": {"text": {"ls_init_value": 0.1}}}
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shape", TEXTS)
+def test_the_text_towers_tokens_and_tails_equal_open_clips_blocks_and_autograd(shape, count, opset):
+    overrides = dict(TEXTS[shape])
+    raw = tiny_config(text={"layers": 3, **overrides.pop("text", {})}, **overrides)
+    source, model, random = tiny_source(raw), tiny_model(raw).double(), np.random.default_rng(count)
+    weights = text_weights(arrays(source), source.config.text, source.config.embed_dim)
+    form = Form(opset, dtype=np.float64)
+    tokens = random.integers(3, 20, (2, 7))
+    found = evaluate(text_hidden_graph(source.config, weights, count, form), {"tokens": tokens})["text_hidden"]
+    with torch.no_grad():
+        expected = torch.stack(open_clip_text(model, tokens)[-count:], 1).numpy()
+    assert relative(found, expected) <= 1e-11
+
+    start, image = random.standard_normal((2, 7, 32)), 3 * random.standard_normal((4, 24))
+    inputs = {"text_state": start, "image": image}
+    got = evaluate(text_tail_graph(source.config, weights, count, form), inputs)
+    state = torch.from_numpy(start).requires_grad_()
+    x = state
+    for block in list(model.transformer.resblocks)[-count:]:
+        x = block(x, attn_mask=model.attn_mask[:7, :7].double())
+    embedding = model.ln_final(x[:, -1]) @ model.text_projection
+    cosines = F.cosine_similarity(embedding[:, None], torch.from_numpy(image)[None], dim=-1)
+    gradients = [torch.autograd.grad(column.sum(), state, retain_graph=True)[0] for column in cosines.T]
+    expected = {
+        "text_embedding": F.normalize(embedding, dim=-1).detach().numpy(),
+        "text_similarity": cosines.detach().numpy(),
+        "text_state_gradient": torch.stack(gradients, 1).numpy(),
+    }
+    assert_close(got, expected, 1e-11)
+
+
 @pytest.fixture(scope="module", params=["fp32", "fp16", "int8"])
 def bundle(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hidden") / request.param
@@ -128,7 +175,7 @@ def test_a_bundle_with_the_group_goes_on_from_its_own_tokens(bundle):
 def test_ordinary_calls_do_not_run_it(bundle):
     assert bundle.cheapest(frozenset({"similarity"})) == "image"
     assert bundle.cheapest(frozenset({"hidden"}), 4) == "hidden"
-    assert set(bundle.manifest.graphs) >= {"hidden", "tail_1", "tail_2", "tail_3"}
+    assert set(bundle.manifest.graphs) >= {"hidden", "tail_1", "tail_2", "tail_3", "text_hidden", "text_tail_2"}
     with pytest.raises(SignalError, match="--signals hidden"):
         bundle.cheapest(frozenset({"state_gradient"}))  # no graph from pixels has it
 

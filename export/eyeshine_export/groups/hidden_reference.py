@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from eyeshine_export.oracle import Oracle
-from eyeshine_export.reference import image_tail, image_tower
+from eyeshine_export.reference import image_tail, image_tower, text_tail, text_tower
 
-__all__ = ["hidden_reference", "tail_reference"]
+__all__ = ["hidden_reference", "tail_reference", "text_hidden_reference", "text_tail_reference"]
 
 Array = NDArray[np.generic]
 
@@ -40,5 +40,26 @@ def tail_reference(oracle: Oracle, state: Array, text: Array, count: int) -> dic
         "embedding": F.normalize(embedding, dim=-1),
         "similarity": similarity,
         "state_gradient": torch.stack(gradients, dim=1),
+    }
+    return {name: tensor.detach().float().numpy() for name, tensor in found.items()}
+
+
+def text_hidden_reference(oracle: Oracle, tokens: Array, count: int) -> dict[str, Array]:
+    """``text_hidden`` of the last ``count`` blocks, float32."""
+    with torch.no_grad():
+        trace = text_tower(oracle.state, oracle.source.config, torch.from_numpy(tokens))[2]
+        return {"text_hidden": torch.stack(trace.input[-count:], dim=1).float().numpy()}
+
+
+def text_tail_reference(oracle: Oracle, state: Array, image: Array, count: int) -> dict[str, Array]:
+    """Text embedding, similarity and ``text_state_gradient``, float32; each text's last token is its output row."""
+    tokens = oracle.tensor(state).requires_grad_()
+    embedding = text_tail(oracle.state, oracle.source.config, tokens, count)
+    similarity = embedding @ F.normalize(oracle.tensor(image), dim=-1).T
+    gradients = [torch.autograd.grad(column.sum(), tokens, retain_graph=True)[0] for column in similarity.T]
+    found = {
+        "text_embedding": embedding,
+        "text_similarity": similarity,
+        "text_state_gradient": torch.stack(gradients, dim=1),
     }
     return {name: tensor.detach().float().numpy() for name, tensor in found.items()}
