@@ -41,15 +41,17 @@ def test_every_method_is_listed_with_cost_signals_settings_and_reference(tiny_bu
         assert set(row["graphs"]) <= bundle.manifest.graphs.keys()
 
 
-def test_what_a_bundle_lacks_comes_with_the_command_that_exports_it(tiny_bundle, capsys, monkeypatch):
+def test_what_a_bundle_lacks_comes_with_the_command_that_exports_it(tiny_bundle, capsys):
     """The tiny bundle explains three blocks, MMEL reads four."""
-    monkeypatch.setenv("COLUMNS", "240")
     assert run("methods", "mmel", "grad_eclip", "--bundle", tiny_bundle) == 0
     out = capsys.readouterr().out
-    assert "Grad" in out
-    assert "grad_eclip: spatial=True, mode=faithful" in out
+    assert "grad_eclip: patches\n  reads gradient, spatial_weights, values\n  runs  image of bundle tiny\n" in out
+    assert "\n  set   spatial=True, mode=faithful" in out
+    assert "\n  from  Zhao et al." in out
     assert "not in bundle tiny: eyeshine export MODEL --layers 4" in out
     assert "chefer" not in out
+    assert run("methods", "attention") == 0
+    assert capsys.readouterr().out.startswith("attention: graph, the same map for every text\n")
     assert run("methods", "mmel", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["graphs"] == ["deep"]  # of the embedded bundle
 

@@ -47,22 +47,22 @@ def methods(
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, default=asdict))
         return
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
+    for row in rows:
+        typer.echo(_text(row, opened.name))
 
-    other = "text" if side == "image" else "image"
-    table = Table("method", "cost", other, "reads", f"in bundle {opened.name}", "reference", box=SIMPLE)
-    for row in rows:
-        reads = ", ".join((*row["signals"], *row["needs"]))
-        text = "yes" if row["uses_text"] else "no"
-        table.add_row(row["name"], row["cost"], text, reads, ", ".join(row["graphs"]) or "no", row["reference"])
-    Console().print(table)
-    for row in rows:
-        listed = ", ".join(f"{setting}={value}" for setting, value in row["settings"].items())
-        typer.echo(f"{row['name']}: {listed or 'no settings'}")
-        if row["cure"]:
-            typer.echo(f"  not in bundle {opened.name}: {row['cure']}")
+
+def _text(row: dict[str, Any], bundle: str) -> str:
+    """One method, a line for each thing that is said of it; a table would need 200 columns."""
+    map_of = "" if row["uses_text"] else ", the same map for every text"
+    where = row["cure"] and f"not in bundle {bundle}: {row['cure']}"
+    lines = {
+        "reads": ", ".join((*row["signals"], *row["needs"])),
+        "runs": where or f"{', '.join(row['graphs'])} of bundle {bundle}",
+        "set": ", ".join(f"{setting}={value}" for setting, value in row["settings"].items()),
+        "from": row["reference"],
+    }
+    said = "".join(f"\n  {name:<6}{line}" for name, line in lines.items() if line)
+    return f"{row['name']}: {row['cost']}{map_of}{said}"
 
 
 def _row(method: AnyMethod, bundle: Bundle) -> dict[str, Any]:
