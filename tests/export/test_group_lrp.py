@@ -25,6 +25,7 @@ SHAPES = {
     "plain": {},
     "LayerScale": {"vision": {"ls_init_value": 0.1}, "quick_gelu": True},
     "no ln_pre": {"vision": {"no_ln_pre": True, "image_size": [16, 40]}},
+    "tanh": {"vision": {"act_kwargs": {"approximate": "tanh"}, "image_size": 16}},
     "one block": {"vision": {"layers": 1}},
     "patch does not divide": {"vision": {"image_size": [35, 29], "layers": 2}, "quick_gelu": True},
 }
@@ -45,6 +46,13 @@ def inputs_of(source, images=2, prompts=3, seed=0):
 def relevance_of(source, gradient, pixels):
     """Gradient [B, P, 3, Y, X] times the normalised image: std cancels."""
     return gradient * (pixels - np.reshape(source.normalisation.mean, (3, 1, 1)))[:, None]
+
+
+def activate(activation, a):
+    if activation == "quick_gelu":
+        return a / (1 + np.exp(-1.702 * a))
+    tanh = "tanh" if activation == "gelu_tanh" else "none"
+    return torch.nn.functional.gelu(torch.from_numpy(a), approximate=tanh).numpy()
 
 
 class Rules:
@@ -93,9 +101,7 @@ class Rules:
         y = x + out
         normed2, from_normed2 = self.norm(y, f"{at}ln_2")
         a, from_a = self.linear(normed2, *self.scaled(f"{at}mlp.c_fc", ""))
-        active = a / (1 + np.exp(-1.702 * a)) if self.vision.activation == "quick_gelu" else (
-            a * torch.special.ndtr(torch.from_numpy(a)).numpy()
-        )  # fmt: skip
+        active = activate(self.vision.activation, a)
         grown, from_grown = self.linear(active, *self.scaled(f"{at}mlp.c_proj", f"{at}ls_2.gamma"))
         z = y + grown
 

@@ -20,6 +20,7 @@ SHAPES = {
     "tall patch": {"vision": {"image_size": [36, 24], "patch_size": [12, 4]}},
     "patch does not divide": {"vision": {"image_size": [35, 29]}},
     "two blocks": {"vision": {"layers": 2}},
+    "tanh": {"vision": {"act_kwargs": {"approximate": "tanh"}, "image_size": 16}},
     "one block": {"vision": {"layers": 1}},
     "five heads of six": {"vision": {"width": 30, "head_width": 6}},
 }

@@ -23,6 +23,7 @@ SHAPES = {
     "no ln_pre": {"vision": {"no_ln_pre": True, "image_size": [16, 40]}},
     "patch does not divide": {"vision": {"image_size": [35, 29]}},
     "deeper than the surgery": {"vision": {"layers": 8, "image_size": 16}},
+    "tanh": {"vision": {"act_kwargs": {"approximate": "tanh"}, "image_size": 16}},
     "one block": {"vision": {"layers": 1}},
     "five heads of six": {"vision": {"width": 30, "head_width": 6}},
 }

@@ -7,13 +7,14 @@ attention, AttnLRP gives either factor one half, and CP-LRP gives the values all
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from eyeshine_export.graph.dense import DenseBlock, DenseVjp
-from eyeshine_export.graph.forward import Activated, Normed, OutputBlock, Tower
+from eyeshine_export.graph.forward import QUICK, TANH, Activated, Normed, OutputBlock, Tower
 from eyeshine_export.graph.pixels import Rules
 from eyeshine_export.graph.vjp import Head, RowVjp, Vjp
 from eyeshine_export.graph.weights import BlockWeights
@@ -24,15 +25,20 @@ _HALF = 0.5
 
 
 class _Gated(Tower):
-    """Activations whose slope is f(a)/a: sigmoid(1.702 a) of QuickGELU, Phi(a) of the erf-GELU; no division by a."""
+    """Activations whose slope is f(a)/a: sigmoid(1.702 a) of QuickGELU, Phi(a) or its tanh form of GELU."""
 
     def activation_kept(self, a: ir.Value) -> Activated:
         g = self.g
         if self.config.activation == "quick_gelu":
-            gate = g.op("Sigmoid", g.mul(a, g.constant(1.702)))
+            gate = g.op("Sigmoid", g.mul(a, g.constant(QUICK)))
+            return Activated(g.mul(a, gate), gate)
+        if self.config.activation == "gelu_tanh":
+            root = (2 / math.pi) ** 0.5
+            bent = g.add(g.mul(g.mul(a, a), g.constant(root * TANH)), g.constant(root))
+            step = g.op("Tanh", g.mul(a, bent))
         else:
-            erf = g.op("Erf", g.mul(a, g.constant(_HALF**0.5)))
-            gate = g.mul(g.add(erf, g.constant(1.0)), g.constant(_HALF))
+            step = g.op("Erf", g.mul(a, g.constant(_HALF**0.5)))
+        gate = g.mul(g.add(step, g.constant(1.0)), g.constant(_HALF))
         return Activated(g.mul(a, gate), gate)
 
 

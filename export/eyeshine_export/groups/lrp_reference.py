@@ -64,9 +64,16 @@ def _block(state: State, at: str, x: torch.Tensor, vision: VisionConfig, through
     one = torch.ones((), dtype=x.dtype)
     y = x + linear("attn.out_proj", torch.cat(mixed, dim=-1)) * state.get(f"{at}.ls_1.gamma", one)
     a = linear("mlp.c_fc", _norm(state, f"{at}.ln_2", y, vision.eps))
-    quick = vision.activation == "quick_gelu"
-    gate = torch.sigmoid(1.702 * a) if quick else torch.special.ndtr(a)
-    return y + linear("mlp.c_proj", a * gate.detach()) * state.get(f"{at}.ls_2.gamma", one)
+    return y + linear("mlp.c_proj", a * _gate(vision, a).detach()) * state.get(f"{at}.ls_2.gamma", one)
+
+
+def _gate(vision: VisionConfig, a: torch.Tensor) -> torch.Tensor:
+    """f(a)/a of the activation."""
+    if vision.activation == "quick_gelu":
+        return torch.sigmoid(1.702 * a)
+    if vision.activation == "gelu_tanh":
+        return (1 + torch.tanh((2 / torch.pi) ** 0.5 * (a + 0.044715 * a**3))) / 2
+    return (1 + torch.erf(a / 2**0.5)) / 2
 
 
 def _norm(state: State, name: str, x: torch.Tensor, eps: float) -> torch.Tensor:

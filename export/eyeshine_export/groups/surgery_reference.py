@@ -76,7 +76,9 @@ def _mlp(state: State, vision: VisionConfig, block: int, y: torch.Tensor) -> tor
     at = f"visual.transformer.resblocks.{block}"
     normed = F.layer_norm(y, (vision.width,), state[f"{at}.ln_2.weight"], state[f"{at}.ln_2.bias"], vision.eps)
     hidden = F.linear(normed, state[f"{at}.mlp.c_fc.weight"], state[f"{at}.mlp.c_fc.bias"])
-    active = F.gelu(hidden) if vision.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
+    tanh = "tanh" if vision.activation == "gelu_tanh" else "none"
+    quick = vision.activation == "quick_gelu"
+    active = hidden * torch.sigmoid(1.702 * hidden) if quick else F.gelu(hidden, approximate=tanh)
     out = F.linear(active, state[f"{at}.mlp.c_proj.weight"], state[f"{at}.mlp.c_proj.bias"])
     return y + (out * state[f"{at}.ls_2.gamma"] if f"{at}.ls_2.gamma" in state else out)
 
