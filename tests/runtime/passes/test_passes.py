@@ -189,3 +189,15 @@ def test_they_are_registered_and_set_by_name(method):
     assert configure("rise", {"masks": 500, "seed": 3}) == Rise(masks=500, seed=3)
     with pytest.raises(OptionError, match="masks"):
         configure("rise", {"masks": "many"})
+
+
+def test_pixels_that_belong_to_no_patch_play_no_part(oblong, photo, method):
+    """31 rows of pixels, 24 of them in patches: what lies below them is painted over."""
+    image = photo(0, 62, 80)
+    painted = image.copy()
+    painted[52:] = 0  # prepared, pixels below row 26
+    maps = [oblong.explain(each, TEXTS, method=method).maps for each in (image, painted)]
+    assert maps[0].shape == (1, 3, 3, 5)
+    rows = slice(0, 1) if method.name == "blur" else slice(None)  # a blur reaches five pixels up, into the last row
+    assert relative(maps[1][:, :, rows], maps[0][:, :, rows]) <= 1e-5
+    assert np.ptp(maps[0], axis=(2, 3)).min() > 0
