@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from eyeshine import Bundle, Explainer
+from eyeshine.engine import CpuOptions
 from eyeshine.errors import OptionError, SignalError
 from eyeshine.fills import blurred
 from eyeshine.interventions.changes import as_patches
@@ -220,3 +222,30 @@ def test_a_bundle_without_the_graphs_is_refused_with_the_command(plain, photo):
         plain.intervene(photo(), TEXTS, region=np.eye(4, dtype=bool))
     with pytest.raises(OptionError, match="parts to ablate"):
         plain.ablate_each(photo(), TEXTS, "tokens")
+
+
+class Fixed(CpuOptions):
+    """An engine that runs batches of four alone, as a captured graph does."""
+
+    def nearest(self, axis, size):
+        return 4
+
+
+def test_an_engine_of_one_size_gets_it(tiny_bundle, explainer, photo, monkeypatch):
+    fixed, sizes = Explainer(Bundle.open(tiny_bundle), Fixed(1), check=False), set()
+    for graph in ("encode", "gates", "hidden", "tail_2"):
+        session = fixed._session(graph)
+
+        def run(inputs, outputs, plain=session.run):
+            sizes.update(len(value) for name, value in inputs.items() if name != "head_values")
+            return plain(inputs, outputs)
+
+        monkeypatch.setattr(session, "run", run)
+    mask = np.eye(4, dtype=bool)
+    for changes in ({"heads": [(1, 1)]}, {"tokens": mask, "fill": "mean"}, {"region": mask, "depth": 2}):
+        got, expected = (each.intervene(photo(), TEXTS, **changes) for each in (fixed, explainer))
+        assert np.abs(got.after - expected.after).max() <= 1e-5
+    assert np.abs(fixed.ablate_each(photo(), TEXTS).after - explainer.ablate_each(photo(), TEXTS).after).max() <= 1e-5
+    photos = [photo(seed) for seed in range(5)]
+    assert relative(fixed.head_means(photos), explainer.head_means(photos)) <= 1e-5
+    assert sizes == {4}
