@@ -88,9 +88,9 @@ def studies(counts: Mapping[str, int], shard: int, shards: int) -> Iterator[tupl
         )
 
 
-def work(folder: Path, counts: Mapping[str, int], shard: int, shards: int) -> None:
+def work(folder: Path, counts: Mapping[str, int], shard: int, shards: int, bundle: Path | None = None) -> None:
     """Run one shard to its end, with one thread: so two processes use two CPUs better than two threads of one do."""
-    explainer = Explainer.load(threads=1)
+    explainer = Explainer.load(bundle, threads=1)
     for name, study in studies(counts, shard, shards):
         run(study, explainer, folder / name, resume=True, after=partial(_tell, name, len(study)))
 
@@ -138,6 +138,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--passes-scenes", type=int, help="of the methods by passes; by default all")
+    parser.add_argument("--bundle", type=Path, help="by default the embedded one")
     parser.add_argument("--work", type=Path, default=_ROOT / "out" / "results")
     parser.add_argument("--out", type=Path, default=_ROOT / "docs" / "results.md")
     parser.add_argument("--rows", type=Path, default=_ROOT / "benchmarks" / "results" / "methods.json")
@@ -152,7 +153,7 @@ def main(given: Sequence[str] | None = None) -> None:
         options.work.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")  # a fork would copy the engine's threads and their locks
         jobs = [
-            context.Process(target=work, args=(options.work, counts, shard, options.shards))
+            context.Process(target=work, args=(options.work, counts, shard, options.shards, options.bundle))
             for shard in range(options.shards)
         ]
         for job in jobs:
