@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eyeshine.checks import check_whole
 from eyeshine.errors import OptionError
 from eyeshine.methods.passes import Model, Subject
-from eyeshine.methods.tails import LONGEST, batches, directions, hidden_tokens, state_gradients, tail_graphs
+from eyeshine.methods.tails import LONGEST, Tail, batches, image_tail, tail_graphs, text_tail
 
 __all__ = ["Adam", "M2ib", "information", "information_slope"]
 
@@ -71,32 +71,39 @@ class M2ib:
 
     def explain(self, subject: Subject, model: Model) -> NDArray[Any]:
         """Maps [P, N], non-negative."""
-        tokens = hidden_tokens(subject, model, self.blocks)
-        texts, lengths = directions(subject)
+        return self._needed(image_tail(subject, model, self.blocks), model)[:, 1:]
+
+    def explain_text(self, ids: NDArray[np.int64], images: NDArray[np.float32], model: Model) -> NDArray[Any]:
+        """Relevance [B, N] of the tokens between start and end of a text, ids [L], for images [B, E]; non-negative."""
+        return self._needed(text_tail(ids, images, model, self.blocks), model)[:, 1:-1]
+
+    def _needed(self, tail: Tail, model: Model) -> NDArray[Any]:
+        """[P, T], information of every token."""
+        tokens, lengths = tail.tokens, tail.lengths.astype(np.float32)
         noise = np.random.default_rng(self.seed)
-        alpha = np.full((len(texts), *tokens.shape), self.start, np.float32)
+        alpha = np.full((len(lengths), *tokens.shape), self.start, np.float32)
         adam = Adam(alpha, self.rate)
         for _ in model.track(range(self.steps - 1), self.steps - 1, self.name):
             drawn = noise.standard_normal((self.copies, *tokens.shape), np.float32)
-            towards = self._towards(tokens, drawn, model)
+            towards = self._towards(tail, drawn, model)
             slope = [
                 self.beta / tokens.size * information_slope(a, tokens) - length * towards(a, text)
-                for a, text, length in zip(alpha, texts, lengths.astype(np.float32), strict=True)
+                for a, text, length in zip(alpha, tail.targets, lengths, strict=True)
             ]
             adam.step(np.stack(slope))
-        maps: Array = information(alpha, tokens).sum(axis=-1)[:, 1:]
-        return maps
+        needed: Array = information(alpha, tokens).sum(axis=-1)
+        return needed
 
-    def _towards(self, tokens: Array, noise: Array, model: Model) -> Callable[[Array, NDArray[np.float32]], Array]:
+    def _towards(self, tail: Tail, noise: Array, model: Model) -> Callable[[Array, NDArray[np.float32]], Array]:
         """For this noise: d(mean over copies of c)/d(alpha) of one text."""
-        apart = tokens - noise
+        apart = tail.tokens - noise
 
         def slope(alpha: Array, text: NDArray[np.float32]) -> Array:
             share, rest = _sigmoid(alpha), _sigmoid(-alpha)
-            total = np.zeros_like(tokens)
+            total = np.zeros_like(tail.tokens)
             for part in batches(len(noise), model):
                 states = noise[part] + share * apart[part]
-                gradient = state_gradients(model, self.blocks, states, text[None])[:, 0]
+                gradient = tail.gradients(states, text[None])[:, 0]
                 total += np.einsum("ctd,ctd->td", gradient, apart[part])
             return total * (share * rest) / np.float32(len(noise))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from eyeshine.checks import check_truth, check_whole
 from eyeshine.methods.passes import Model, Subject
-from eyeshine.methods.tails import LONGEST, batches, directions, hidden_tokens, state_gradients, tail_graphs
+from eyeshine.methods.tails import LONGEST, Tail, batches, image_tail, tail_graphs, text_tail
 
 __all__ = ["Nib"]
 
@@ -47,18 +47,29 @@ class Nib:
         check_truth("positive", self.positive)
 
     @property
+    def signed(self) -> bool:
+        """Whether values may be negative."""
+        return not self.positive
+
+    @property
     def graphs(self) -> frozenset[str]:
         """``hidden`` and the tail of so many blocks."""
         return tail_graphs(self.blocks)
 
     def explain(self, subject: Subject, model: Model) -> NDArray[np.float64]:
         """Maps [P, N]."""
-        tokens = hidden_tokens(subject, model, self.blocks)
-        texts, lengths = directions(subject)
+        return self._evidence(image_tail(subject, model, self.blocks), model)[:, 1:]
+
+    def explain_text(self, ids: NDArray[np.int64], images: NDArray[np.float32], model: Model) -> NDArray[np.float64]:
+        """Relevance [B, N] of the tokens between start and end of a text, ids [L], for images [B, E]."""
+        return self._evidence(text_tail(ids, images, model, self.blocks), model)[:, 1:-1]
+
+    def _evidence(self, tail: Tail, model: Model) -> NDArray[np.float64]:
+        """[P, T], of every token."""
         shares = (np.arange(1, self.steps + 1) / self.steps).astype(np.float32)[:, None, None]
-        total = np.zeros((len(texts), *tokens.shape), np.float32)
+        total = np.zeros((len(tail.targets), *tail.tokens.shape), np.float32)
         parts = batches(self.steps, model)
         for part in model.track(parts, len(parts), self.name):
-            total += state_gradients(model, self.blocks, shares[part] * tokens, texts).sum(axis=0)
-        evidence: NDArray[np.float64] = np.einsum("td,ptd->pt", tokens, total)[:, 1:] * lengths[:, None] / self.steps
+            total += tail.gradients(shares[part] * tail.tokens, tail.targets).sum(axis=0)
+        evidence: NDArray[np.float64] = np.einsum("td,ptd->pt", tail.tokens, total) * tail.lengths[:, None] / self.steps
         return np.maximum(evidence, 0) if self.positive else evidence

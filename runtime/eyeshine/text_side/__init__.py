@@ -13,6 +13,7 @@ from eyeshine.text_side.base import READ, TextMethod
 from eyeshine.text_side.grad_eclip import TextGradEclip
 from eyeshine.text_side.mmel import TextMmel, TextMmelLiteral
 from eyeshine.text_side.result import TextExplanation
+from eyeshine.text_side.tails import TEXT_TAILS, by_tails
 
 __all__ = [
     "TEXT_METHODS",
@@ -69,4 +70,6 @@ def choose_text_method(
             got="against", cure="leave against out, or side='image'",
         )  # fmt: skip
     by_name = method if side == "text" or isinstance(method, str) else method.name
-    return get_text_method(by_name if text_method is None else text_method)
+    chosen = by_name if text_method is None else text_method
+    tails = TEXT_TAILS.get(chosen) if isinstance(chosen, str) else chosen
+    return cast(TextMethod, tails) if by_tails(tails) else get_text_method(chosen)

@@ -18,6 +18,7 @@ from eyeshine.sessions import Sessions
 from eyeshine.signals import last_blocks
 from eyeshine.text_side.base import READ, TextMethod, text_signals
 from eyeshine.text_side.result import TextExplanation
+from eyeshine.text_side.tails import by_tails, explain_by_tails
 from eyeshine.texts import check_texts
 from eyeshine.tokenizer import Pieces
 
@@ -69,19 +70,26 @@ def explain_texts(
     clock = Clock()
     listed = check_texts(texts)
     pieces = explainer.texts.pieces(listed, truncate=truncate, warn=warn)
-    blocks = check_blocks_of(explainer.bundle, method)
+    if by_tails(method):
+        graph, blocks = f"text_tail_{method.blocks}", method.blocks
+        explainer.bundle.graph(graph)
+    else:
+        graph, blocks = GRAPH, check_blocks_of(explainer.bundle, method)
     clock.lap("text")
     frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images))
     vectors = np.stack(list(explainer.encoder(max_batch).stream(frames)))
     clock.lap("images")
-    session = sessions.get(GRAPH)
+    session = sessions.get(graph)
     clock.lap("load")
-    relevance, similarities = explain_tokens(session, pieces, vectors, method, blocks)
+    if by_tails(method):
+        relevance, similarities = explain_by_tails(pieces, vectors, method, explainer.model(max_batch))
+    else:
+        relevance, similarities = explain_tokens(session, pieces, vectors, method, blocks)
     clock.lap("graph")
     return TextExplanation(
         texts=tuple(listed), pieces=tuple(pieces), relevance=relevance, similarities=similarities, method=method.name,
         signed=bool(getattr(method, "signed", False)), bundle=explainer.bundle.name, timings_ms=clock.timings_ms(),
-        engine={**explainer.options.metadata(), "provider": session.provider, "graph": GRAPH, **facts},
+        engine={**explainer.options.metadata(), "provider": session.provider, "graph": graph, **facts},
     )  # fmt: skip
 
 

@@ -75,8 +75,8 @@ def test_all_tokens_together_approach_what_the_image_adds_to_a_tower_without_tok
     with torch.no_grad():
         rise = float(score(model, tokens, 3, text) - score(model, torch.zeros_like(tokens), 3, text))
     assert evidence(10) == pytest.approx(float(integrated(explainer, model, photo(0), text[0], 10, 3).sum()))
-    off = {steps: abs(evidence(steps) - rise) / abs(rise) for steps in (10, 5000)}
-    assert off[5000] <= 0.02 < off[10]
+    off = {steps: abs(evidence(steps) - rise) / abs(rise) for steps in (10, 2000)}
+    assert off[2000] <= 0.05 < 0.2 < off[10]
 
 
 def test_a_contrast_is_the_difference_of_the_texts(explainer):
