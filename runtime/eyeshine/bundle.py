@@ -33,6 +33,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+ANY_SIZE: Final = "resize images to the model's own size, or: eyeshine export MODEL --signals sizes --out FOLDER"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle that was opened, and verified unless that was declined.
@@ -108,8 +111,18 @@ class Bundle:
             )
         return self.manifest.graphs[name]
 
-    def cheapest(self, signals: frozenset[str], blocks: int = 1) -> str:
+    def any_size(self, graph: str) -> bool:
+        """Whether a graph takes images of any size in whole patches."""
+        pixels = self.graph(graph).inputs.get("pixels")
+        return pixels is not None and isinstance(pixels.dims[2], str)
+
+    def cheapest(self, signals: frozenset[str], blocks: int = 1, *, any_size: bool = False) -> str:
         """Name of the cheapest graph from pixels that yields all ``signals``, for the last ``blocks`` blocks.
+
+        Args:
+            signals: names.
+            blocks: K.
+            any_size: of the graphs for images of any size in whole patches; of those for the model's own otherwise.
 
         Raises:
             SignalError: no graph of this bundle has them; the message names the export command.
@@ -118,14 +131,15 @@ class Bundle:
             (graph.cost, name)
             for name, graph in self.manifest.graphs.items()
             if "pixels" in graph.inputs
+            and self.any_size(name) == any_size
             and graph.inputs.keys() <= {"pixels", "text", "target"}
             and all(signal in graph.outputs and _enough(graph.outputs[signal], signal, blocks) for signal in signals)
         ]
         if not fitting:
             raise SignalError(
                 f"bundle {self.name} does not yield the signals that were asked for",
-                got=f"{', '.join(sorted(signals))} of {blocks} block(s)",
-                cure=_export_with(signals, blocks),
+                got=f"{', '.join(sorted(signals))} of {blocks} block(s)" + (" at any size" if any_size else ""),
+                cure=ANY_SIZE if any_size else _export_with(signals, blocks),
             )
         return min(fitting)[1]
 

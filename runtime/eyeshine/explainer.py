@@ -20,7 +20,7 @@ from eyeshine.images import ImageLike, load_image
 from eyeshine.methods import AnyMethod, by_passes, get_method, graph_method
 from eyeshine.pipeline import Backend, Call, Pipeline, check_backend, like
 from eyeshine.preprocess import Preprocess
-from eyeshine.request import Clock, as_list, make_request
+from eyeshine.request import Clock, as_list, make_request, stack
 from eyeshine.sessions import Sessions
 from eyeshine.targets import Against
 from eyeshine.texts import TextEncoder, check_texts
@@ -110,7 +110,8 @@ class Explainer:
             capture: (images, texts) to capture a CUDA graph for; no other size runs then.
             fallback: what to take where ``provider`` is not there, in this order, with a warning; nothing by default.
             backend: "reference" (maps by NumPy) or "triton" (by kernels on the GPU of the engine).
-            resize: "shortest" (shortest side and centre crop) or "squash"; by default what the bundle says.
+            resize: "shortest" (shortest side and centre crop), "squash", or "keep" (each side to whole patches, nothing
+                cropped; needs a bundle exported with ``--signals sizes``); by default what the bundle says.
             templates: prompt templates, each with one ``{}``.
             text_cache: how many texts the embedding cache holds.
             verify: compare every file with its SHA-256.
@@ -129,7 +130,8 @@ class Explainer:
             explainer._fell_back = missing
             warnings.warn(f"fell back to provider {options.engine}: {missing}", FallbackWarning, stacklevel=2)
         if resize is not None:
-            explainer.preprocess = Preprocess.from_manifest({**opened.manifest.preprocess, "resize": resize})
+            patch = {"patch": opened.manifest.model.patch_size} if resize == "keep" else {}
+            explainer.preprocess = Preprocess.from_manifest({**opened.manifest.preprocess, "resize": resize, **patch})
         return explainer
 
     def warm_up(self) -> None:
@@ -332,8 +334,11 @@ class Explainer:
 
     def encode_images(self, images: ImageLike | Sequence[ImageLike]) -> Array:
         """Unit image embeddings [B, E] from ``encode.onnx``."""
-        pixels = np.stack([self.preprocess.prepare(load_image(image)).pixels for image in as_list(images)])
-        return self._session("encode").run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
+        pixels = stack([self.preprocess.prepare(load_image(image)) for image in as_list(images)])
+        own = pixels.shape[2:] == self.bundle.manifest.model.image_size
+        return (
+            self._session("encode" if own else "encode_any").run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
+        )
 
     def encoder(self, max_batch: int | None = None) -> Encoder:
         """Encodes a stream of images as the model takes them, ``max_batch`` at a time; by default as in ``explain``.
@@ -370,6 +375,10 @@ class Explainer:
         """``explain``, and score the maps; ``metrics``, what else to pass and errors: see ``metrics.evaluate``."""
         from eyeshine.metrics import evaluate
 
+        if self.preprocess.resize == "keep":
+            raise OptionError(
+                "metrics see images of the model's own size", got="resize keep", allowed="shortest, squash"
+            )
         explanation = self.explain(images, texts, method=method, against=against, truncate=truncate)
         return evaluate(self, explanation, metrics=metrics, truncate=truncate, **truth)
 

@@ -248,9 +248,9 @@ def check_consistent(manifest: Manifest) -> None:
             stated = dict(zip(dims, tensor.dims, strict=False))
             if "K" in stated and len(tensor.blocks or ()) != stated["K"]:
                 _contradiction(f"blocks of {name}", f"{tensor.blocks} in {graph.file} with dims {tensor.dims}")
-            if stated.get("T", 1 + grid[0] * grid[1]) != 1 + grid[0] * grid[1]:
+            if stated.get("T", "T") not in ("T", 1 + grid[0] * grid[1]):
                 _contradiction(f"tokens of {name}", f"{tensor.dims} in {graph.file} with grid {grid}")
-            if name == "pixels" and tensor.dims[2:] != size:
+            if name == "pixels" and tensor.dims[2:] not in (size, ("Y", "X")):
                 _contradiction("size of pixels", f"{tensor.dims} in {graph.file} with {size}")
 
 

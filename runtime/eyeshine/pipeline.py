@@ -78,7 +78,7 @@ class Pipeline:
         request, details = self._contrasted(request, clock, truncate)
         vectors = self._texts.encode(request.target.prompts, truncate=truncate)
         clock.lap("text")
-        graph = self._bundle.cheapest(method.signals, method.blocks)
+        graph = self._bundle.cheapest(method.signals, method.blocks, any_size=self._any_size(request))
         session = self._sessions.get(graph)
         clock.lap("load")
         info, inputs = self._bundle.graph(graph), {"pixels": request.pixels, "text": vectors}
@@ -91,6 +91,11 @@ class Pipeline:
 
     def start_passes(self, request: Request, method: PassesMethod, clock: Clock, *, truncate: bool) -> Call:
         """The same for a method by passes: every graph that it runs is there, and its sessions are open."""
+        if self._any_size(request):
+            raise OptionError(
+                f"method {method.name} runs images of the model's own size",
+                got=f"{request.pixels.shape[2]}x{request.pixels.shape[3]}", cure='resize "squash" or "shortest"',
+            )  # fmt: skip
         for graph in sorted(method.graphs):
             self._bundle.graph(graph)
         request, details = self._contrasted(request, clock, truncate)
@@ -107,7 +112,7 @@ class Pipeline:
         """The same for a request whose gradient comes from outside: no signal but the gradient depends on a text."""
         method = graph_method(request.method)
         signals = method.signals - {"gradient"}
-        graph = self._bundle.cheapest(signals, method.blocks)
+        graph = self._bundle.cheapest(signals, method.blocks, any_size=self._any_size(request))
         session = self._sessions.get(graph)
         clock.lap("load")
         inputs: dict[str, NDArray[np.generic]] = {"pixels": request.pixels}
@@ -164,10 +169,10 @@ class Pipeline:
             read["target"] = like(outputs["similarity"], request.target.vectors(call.vectors))
         if "head_projection" in method.needs:
             read["head_projection"] = self._head_projection(method.blocks, outputs["similarity"])
-        manifest = self._bundle.manifest
-        model = manifest.model
+        model = self._bundle.manifest.model
+        rows, columns = (n // p for n, p in zip(request.pixels.shape[2:], model.patch_size, strict=True))
         signals = BlockSignals(
-            **read, backend=self._backend, depth=model.layers, grid=manifest.grid, patch=model.patch_size,
+            **read, backend=self._backend, depth=model.layers, grid=(rows, columns), patch=model.patch_size,
             combine=request.target.combine,
         )  # fmt: skip
         if isinstance(method, ConceptAttribution):
@@ -176,7 +181,7 @@ class Pipeline:
             maps, call.details["contributions"] = method.attribute(signals)
         else:
             maps = _whole(method.maps(signals, len(request.texts)))
-        return maps.reshape(len(request.photos), len(request.texts), *manifest.grid)
+        return maps.reshape(len(request.photos), len(request.texts), rows, columns)
 
     def passes(self, call: Call, method: PassesMethod, *, max_batch: int, progress: bool) -> tuple[Array, Array]:
         """Maps [B, P, h, w] and cosines [B, P] by a method by passes, image after image."""
@@ -216,12 +221,17 @@ class Pipeline:
         """The request, with a contrast chosen for each image and text where it asks for that, and the choices."""
         if request.contrast is None:
             return request, {}
-        images = self._sessions.get("encode").run({"pixels": request.pixels}, ["embedding"]).outputs["embedding"]
+        graph = "encode_any" if self._any_size(request) else "encode"
+        images = self._sessions.get(graph).run({"pixels": request.pixels}, ["embedding"]).outputs["embedding"]
         encode = partial(self._texts.encode, truncate=truncate)
         scale = self._bundle.manifest.model.logit_scale
         target, choices = contrast_target(request.texts, images, encode, request.contrast, scale)
         clock.lap("contrast")
         return replace(request, target=target), {"contrast": choices}
+
+    def _any_size(self, request: Request) -> bool:
+        """Whether the images are of another size than the model's own."""
+        return request.pixels.shape[2:] != self._bundle.manifest.model.image_size
 
     def _head_projection(self, blocks: int, beside: Any) -> Any:
         """The bundle's constant, of the kind of ``beside`` and where it is; read once."""

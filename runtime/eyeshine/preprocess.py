@@ -17,8 +17,9 @@ from eyeshine.errors import ImageError, OptionError
 
 __all__ = ["CropBox", "Interpolation", "Prepared", "Preprocess", "Resize"]
 
-Resize = Literal["shortest", "squash"]
-"""``"shortest"``: cover the input size, keep the proportions, crop the centre. ``"squash"``: stretch to the size."""
+Resize = Literal["shortest", "squash", "keep"]
+"""``"shortest"``: cover the input size, keep the proportions, crop the centre. ``"squash"``: stretch to the size.
+``"keep"``: each side to the nearest number of whole patches, nothing cropped; for graphs of any size."""
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -78,10 +79,12 @@ class Preprocess:
     """How a model's images are prepared; equal to open_clip's ``image_transform(is_train=False)`` before ``Normalize``.
 
     Args:
-        size: height and width of the graph's input, in pixels.
+        size: height and width of the model's own input, in pixels.
         resize: see :data:`Resize`.
         interpolation: the resampling filter, always with antialiasing. open_clip resamples bicubically, whatever is
             set, where ``resize`` is ``"shortest"`` and the input is not square; so does this.
+        patch: of "keep": height and width of a patch, in pixels.
+        limit: of "keep": longer shorter sides are first brought to so many pixels; None for no limit.
 
     Raises:
         OptionError: a size or a name outside what is allowed.
@@ -90,6 +93,8 @@ class Preprocess:
     size: tuple[int, int]
     resize: Resize = "shortest"
     interpolation: Interpolation = "bicubic"
+    patch: tuple[int, int] | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         whole = isinstance(self.size, tuple) and all(isinstance(n, int) and not isinstance(n, bool) for n in self.size)
@@ -100,10 +105,20 @@ class Preprocess:
         if self.interpolation not in get_args(Interpolation):
             allowed = ", ".join(get_args(Interpolation))
             raise OptionError("unknown interpolation", got=repr(self.interpolation), allowed=allowed)
+        if (self.resize == "keep") != (self.patch is not None) or (self.limit is not None and self.patch is None):
+            got = f"resize {self.resize}, patch {self.patch}, limit {self.limit}"
+            raise OptionError("a patch and a limit belong to resize keep", got=got, allowed="both or neither")
+        if self.patch is not None and not all(isinstance(n, int) and 1 <= n <= 4096 for n in self.patch):
+            raise OptionError("not a patch", got=repr(self.patch), allowed="(height, width), each 1..4096")
+        if self.limit is not None and not (isinstance(self.limit, int) and 1 <= self.limit <= 65536):
+            raise OptionError("not a limit in pixels", got=repr(self.limit), allowed="1..65536")
 
     def as_manifest(self) -> dict[str, Any]:
         """Plain values for a bundle's manifest; :meth:`from_manifest` reads them."""
-        return {"size": list(self.size), "resize": self.resize, "interpolation": self.interpolation}
+        values: dict[str, Any] = {"size": list(self.size), "resize": self.resize, "interpolation": self.interpolation}
+        if self.patch is not None:
+            values |= {"patch": list(self.patch), "limit": self.limit}
+        return values
 
     @classmethod
     def from_manifest(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -113,10 +128,10 @@ class Preprocess:
             OptionError: missing or unknown keys, or values outside what is allowed.
         """
         keys = {"size", "resize", "interpolation"}
-        if set(values) != keys:
+        if set(values) - {"patch", "limit"} != keys:
             raise OptionError("not image settings", got=sorted(values), allowed=f"exactly {sorted(keys)}")
-        size = values["size"]
-        return cls(tuple(size) if isinstance(size, list) else size, values["resize"], values["interpolation"])
+        given: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+        return cls(**given)
 
     def prepare(self, image: NDArray[np.uint8]) -> Prepared:
         """Resize, crop and scale an image.
@@ -140,7 +155,8 @@ class Preprocess:
                 got=f"{width}x{height}",
                 cure="crop it to what matters, or --resize squash",
             )
-        (h, w), top, left = self.size, _centre(rows, self.size[0]), _centre(columns, self.size[1])
+        h, w = (rows, columns) if self.resize == "keep" else self.size
+        top, left = _centre(rows, h), _centre(columns, w)
         resized = _resample(image, rows, columns, self._filter())[top : top + h, left : left + w]
         pixels = np.empty((3, h, w), np.float32)
         np.divide(resized.transpose(2, 0, 1), np.float32(255), out=pixels)
@@ -158,6 +174,10 @@ class Preprocess:
         h, w = self.size
         if self.resize == "squash":
             return h, w
+        if self.patch is not None:
+            shrink = 1.0 if self.limit is None else min(1.0, self.limit / min(height, width))
+            rows, columns = (_whole(n * shrink, p) for n, p in zip((height, width), self.patch, strict=True))
+            return rows, columns
         if h == w:  # torchvision's Resize: the short side exactly, the long side cut down to an integer
             long = int(h * max(height, width) / min(height, width))
             return (h, long) if height <= width else (long, h)
@@ -169,6 +189,11 @@ def _resample(image: NDArray[np.uint8], rows: int, columns: int, how: Image.Resa
     if image.shape[:2] == (rows, columns):
         return image
     return np.asarray(Image.fromarray(image).resize((columns, rows), how))
+
+
+def _whole(length: float, patch: int) -> int:
+    """The nearest number of whole patches, halves up and at least one, in pixels: floor(x/p + 1/2) p (Grad-ECLIP)."""
+    return max(int(length / patch + 0.5), 1) * patch
 
 
 def _centre(length: int, wanted: int) -> int:

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.concept import ContrastOptions
-from eyeshine.errors import InputError, OptionError
+from eyeshine.errors import ImageError, InputError, OptionError
 from eyeshine.images import ImageLike, load_image
 from eyeshine.manifest import Manifest
 from eyeshine.methods import AnyMethod, get_method
-from eyeshine.preprocess import CropBox, Preprocess
+from eyeshine.preprocess import CropBox, Prepared, Preprocess
 from eyeshine.targets import Against, Target, make_target
 from eyeshine.texts import check_texts
 
-__all__ = ["Clock", "Request", "as_list", "make_request", "seen"]
+__all__ = ["Clock", "Request", "as_list", "make_request", "seen", "stack"]
 
 
 class Clock:
@@ -94,8 +94,23 @@ def make_request(
         contrast=automatic,
         photos=tuple(photos),
         crops=tuple(seen(item.crop, manifest) for item in prepared),
-        pixels=np.stack([item.pixels for item in prepared]),
+        pixels=stack(prepared),
     )
+
+
+def stack(prepared: Sequence[Prepared]) -> NDArray[np.float32]:
+    """Prepared images as one batch [B, 3, Y, X].
+
+    Raises:
+        ImageError: images of several sizes, which resize "keep" makes of photos of several sizes.
+    """
+    sizes = list(dict.fromkeys(item.pixels.shape[1:] for item in prepared))
+    if len(sizes) > 1:
+        raise ImageError(
+            "images of one call must be of one size", got=", ".join(f"{rows}x{columns}" for rows, columns in sizes[:4]),
+            cure='explain them one after the other, or let them be resized: resize "squash" or "shortest"',
+        )  # fmt: skip
+    return np.stack([item.pixels for item in prepared])
 
 
 def as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:

@@ -88,7 +88,7 @@ def test_groups_for_other_towers_are_refused_by_name_and_left_out_of_all(exporte
     with pytest.raises(UnsupportedError, match=r"group hidden is not built for such towers.*allowed: plain"):
         export_bundle(source, tmp_path / "out", ExportOptions(signals=("hidden",)))
     fitting = {group for group, built in GROUPS.items() if built.fits(source.config)}
-    assert fitting == ({"plain", "deep"} if name == "clipa" else {"plain"})
+    assert fitting == {"plain", "sizes"} | ({"deep"} if name == "clipa" else set())
     if name != "clipa":
         with pytest.raises(UnsupportedError, match="group deep is not built"):
             export_bundle(source, tmp_path / "out", ExportOptions(layers=2))

@@ -87,8 +87,8 @@ def spatial_weights(query: np.ndarray, keys: np.ndarray) -> np.ndarray:
 def evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Run a graph with onnx's reference evaluator, in the graph's own precision, operator by operator in NumPy.
 
-    Its Erf (and so its Gelu) rounds to float32 and its Attention takes the root of a float32 scale, whatever they are
-    given; these three are replaced.
+    Its Erf (and so its Gelu) rounds to float32, its Attention takes the root of a float32 scale and its Resize places
+    of float32, whatever they are given; these four are replaced.
     """
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
@@ -118,9 +118,27 @@ def evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.nda
             weights /= weights.sum(-1, keepdims=True)
             return (np.einsum("bhij,bhjd->bhid", weights, v),)
 
+    class Resize(OpRun):
+        def _run(self, x, roi=None, scales=None, sizes=None, cubic_coeff_a=None, **_):
+            assert np.float32(cubic_coeff_a) == np.float32(-0.75)
+            rows, columns = (cubic(length, int(wanted)) for length, wanted in zip(x.shape[2:], sizes[2:], strict=True))
+            return (np.einsum("yi,bcij,xj->bcyx", rows, x, columns),)
+
     names = [value.name for value in model.graph.outputs]
-    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[Erf, Gelu, Attention])
+    evaluator = ReferenceEvaluator(ir.to_proto(model), new_ops=[Erf, Gelu, Attention, Resize])
     return dict(zip(names, evaluator.run(names, inputs), strict=True))
+
+
+def cubic(length: int, wanted: int) -> np.ndarray:
+    """[wanted, length]: bicubic interpolation along one axis, pixel centres, a = -0.75, the edge repeated."""
+    weights = np.zeros((wanted, length))
+    for place in range(wanted):
+        centre = (place + 0.5) * length / wanted - 0.5
+        for neighbour in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            t = abs(centre - neighbour)
+            inner, outer = 1.25 * t**3 - 2.25 * t**2 + 1, -0.75 * (t**3 - 5 * t**2 + 8 * t - 4)
+            weights[place, min(max(neighbour, 0), length - 1)] += inner if t <= 1 else outer
+    return weights
 
 
 def run_onnxruntime(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from eyeshine_export.groups.queries import QUERIES
 from eyeshine_export.groups.relevance import RELEVANCE
 from eyeshine_export.groups.rollout import ROLLOUT
 from eyeshine_export.groups.single_head import SINGLE_HEAD
+from eyeshine_export.groups.sizes import SIZES
 from eyeshine_export.groups.surgery import SURGERY
 from eyeshine_export.groups.words import WORDS
 
@@ -41,6 +42,7 @@ GROUPS: Final[dict[str, Group]] = {
         SURGERY,
         PIXELS,
         LRP,
+        SIZES,
     )
 }
 ALL: Final = "all"

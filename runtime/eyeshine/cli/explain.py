@@ -63,7 +63,7 @@ def explain(
         str, typer.Option(help="reference, or triton: maps by kernels on the engine's GPU.")
     ] = "reference",
     threads: Threads = 0,
-    resize: Annotated[str | None, typer.Option(help="shortest or squash; by default the bundle's.")] = None,
+    resize: Annotated[str | None, typer.Option(help="shortest, squash or keep; by default the bundle's.")] = None,
     template: Annotated[list[str] | None, typer.Option(help="Prompt template with one {}; repeat to average.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut texts longer than the context.")] = False,
     max_batch: Annotated[

@@ -176,6 +176,10 @@ class TensorRtOptions:
 
     def _shapes(self, bundle: Bundle, graph: str, index: int) -> str:
         """One end of the profile as onnxruntime reads it, ``pixels:1x3x224x224,text:1x512``."""
+        if bundle.any_size(graph):
+            raise EngineError(
+                "TensorRT's engines are built for one size of image", got=f"graph {graph}", cure="provider cuda or cpu"
+            )
         context = bundle.manifest.tokenizer.context_length
         sizes = {**self.profile(), "L": (1, min(16, context), context)}
         if "pixels" not in bundle.graph(graph).inputs:
