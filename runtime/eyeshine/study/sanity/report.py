@@ -22,10 +22,11 @@ __all__ = ["Mean", "matrix", "summarise", "write_report", "write_rows"]
 
 Check = Literal["weights", "noise", "methods"]
 ROWS = "rows.jsonl"
+_CHANGE = "similarity_change"
 
 _MEASURES = {
     "weights": ("spearman", "spearman_abs", "ssim"),
-    "noise": ("spearman", "spearman_abs", "ssim", "top_overlap", "similarity_change"),
+    "noise": ("spearman", "spearman_abs", "ssim", "top_overlap", _CHANGE),
     "methods": ("spearman", "top_overlap", "sign_agreement"),
 }
 _NOTES = {
@@ -46,18 +47,19 @@ class Mean:
 
     Attributes:
         value: the mean of what is defined; NaN where nothing is.
-        std: of a sample of them (n - 1); 0 of one.
+        std: of a sample of them (n - 1); None of one.
         defined: how many.
         undefined: how many were not.
     """
 
     value: float
-    std: float
+    std: float | None
     defined: int
     undefined: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.std:.3f}" if self.defined else "–"
+        spread = "" if self.std is None else f" ± {self.std:.3f}"
+        return f"{self.value:.3f}{spread}" if self.defined else "–"
 
 
 def summarise(rows: Iterable[Row], by: Sequence[str], measure: str) -> dict[tuple[Any, ...], Mean]:
@@ -71,7 +73,7 @@ def summarise(rows: Iterable[Row], by: Sequence[str], measure: str) -> dict[tupl
     found = {}
     for key, each in values.items():
         known = [value for value in each if value is not None]
-        std = float(np.std(known, ddof=1)) if len(known) > 1 else 0.0
+        std = float(np.std(known, ddof=1)) if len(known) > 1 else None
         mean = float(np.mean(known)) if known else float("nan")
         found[key] = Mean(mean, std, len(known), len(each) - len(known))
     return found
@@ -121,7 +123,7 @@ def write_report(check: Check, rows: Sequence[Row], facts: Mapping[str, Any], fo
     parts = [f"# Sanity check: {check}", "", _NOTES[check], "", _said(facts), ""]
     for measure in _MEASURES[check]:
         across = ("first", "second") if check == "methods" else ("method", "step" if check == "weights" else "sigma")
-        means = summarise(rows, across, measure)
+        means = summarise(_of_image(rows) if measure == _CHANGE else rows, across, measure)
         if not any(mean.defined for mean in means.values()):
             continue
         picture = folder / f"{measure}.png"
@@ -168,6 +170,12 @@ def matrix(title: str, names: Sequence[str], means: Mapping[tuple[Any, ...], Mea
         draw.text((_SIDE - 8, 50 + middle), name, fill=_INK, font=small, anchor="rm")
         page.paste(_upright(name), (round(_SIDE + middle - 10), 54 + side))
     return page
+
+
+def _of_image(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the cosine, which is the image's and not a method's: once each."""
+    first = rows[0]["method"]
+    return [{**row, "method": "cosine"} for row in rows if row["method"] == first]
 
 
 def _upright(name: str) -> Image.Image:
