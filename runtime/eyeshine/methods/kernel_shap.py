@@ -36,8 +36,8 @@ class KernelShap:
             square.
         side: patches of a square, down and across, 1..64; the last squares are smaller where it does not fit.
         fill: what hidden squares become: "mean" colour, "black" or RISE's "blur".
-        paired: draw every coalition with its complement (Covert and Lee, AISTATS 2021); on a random game of nine players
-            that took the error to a fifth.
+        paired: draw every coalition with its complement (Covert and Lee, AISTATS 2021): on a random game of nine
+            players that took the error to a fifth.
         seed: of the coalitions.
     """
 
