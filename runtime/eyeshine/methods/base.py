@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from eyeshine.errors import OptionError
+from eyeshine.checks import check_whole
 from eyeshine_kernels.backend import Backend
 
 __all__ = ["Array", "BlockSignals", "Method", "check_blocks", "for_all_prompts", "need"]
@@ -129,8 +129,7 @@ def check_blocks(name: str, blocks: Any) -> None:
     Raises:
         OptionError: no whole number of 1..64.
     """
-    if not isinstance(blocks, int) or isinstance(blocks, bool) or not 1 <= blocks <= 64:
-        raise OptionError(f"{name} is no number of blocks", got=repr(blocks), allowed="1..64")
+    check_whole(name, blocks, 1, 64)
 
 
 def need(array: Any | None, name: str) -> Any:

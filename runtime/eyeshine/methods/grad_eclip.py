@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, get_args
 
+from eyeshine.checks import check_choice, check_truth
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, check_blocks, need
 from eyeshine.methods.patch_similarity import combined_weights
@@ -15,7 +16,7 @@ __all__ = ["GradEclip", "Mode", "Similarity"]
 Mode = Literal["faithful", "paper-code", "notebook"]
 Similarity = Literal["class", "combined"]
 
-_LAMBDA: Final[dict[str, str]] = {
+_LAMBDA: Final[dict[Mode, str]] = {
     "faithful": "spatial_weights",
     "paper-code": "single_head_spatial_weights_out",
     "notebook": "single_head_spatial_weights",
@@ -55,13 +56,9 @@ class GradEclip:
     reference: ClassVar[str] = "Zhao et al., Gradient-based Visual Explanation for CLIP, ICML 2024"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.spatial, bool):
-            raise OptionError("spatial is not a truth value", got=repr(self.spatial), allowed="True, False")
-        if self.mode not in _LAMBDA:
-            raise OptionError("unknown mode of Grad-ECLIP", got=repr(self.mode), allowed=", ".join(_LAMBDA))
-        if self.similarity not in get_args(Similarity):
-            allowed = ", ".join(get_args(Similarity))
-            raise OptionError("unknown similarity of Grad-ECLIP", got=repr(self.similarity), allowed=allowed)
+        check_truth("spatial", self.spatial)
+        check_choice("mode of Grad-ECLIP", self.mode, get_args(Mode))
+        check_choice("similarity of Grad-ECLIP", self.similarity, get_args(Similarity))
         if self.similarity == "combined" and (self.mode != "faithful" or not self.spatial):
             raise OptionError(
                 "similarity 'combined' changes lambda of the deployed model",

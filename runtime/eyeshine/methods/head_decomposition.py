@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.checks import check_truth
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, check_blocks, need
 from eyeshine_kernels.relevance import relevance
@@ -74,8 +75,7 @@ class HeadDecomposition:
     def __post_init__(self) -> None:
         check_blocks("layers", self.layers)
         for name in ("over_prompts", "signed"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"{name} is not a truth value", got=repr(getattr(self, name)), allowed="True, False")
+            check_truth(name, getattr(self, name))
 
     @property
     def blocks(self) -> int:
@@ -103,8 +103,9 @@ class HeadDecomposition:
         if self.over_prompts:
             if maps.shape[1] < 2:
                 raise OptionError(
-                    "over_prompts subtracts the mean over the texts", got="one text", allowed="two or more"
-                )
+                    "over_prompts subtracts the mean over the texts", got="one text", allowed="two or more",
+                    cure="over_prompts=False, or explain several texts in one call",
+                )  # fmt: skip
             maps = maps - maps.mean(1)[:, None]
         scores = _scores(directions, values, attention)
         return maps if self.signed else maps.clip(0), HeadContributions(

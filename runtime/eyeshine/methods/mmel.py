@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
+from eyeshine.checks import check_choice
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, check_blocks, need
 from eyeshine.methods.grad_eclip import GradEclip, Similarity
@@ -50,13 +53,12 @@ class Enhanced:
 
     def __post_init__(self) -> None:
         check_blocks("layers", self.layers)
-        if self.features not in get_args(Features):
-            raise OptionError("unknown features", got=repr(self.features), allowed=", ".join(get_args(Features)))
+        check_choice("features", self.features, get_args(Features))
         theta = self.layer_weights
-        if theta is not None and (
-            not isinstance(theta, tuple) or len(theta) != self.layers or not np.isfinite(np.array(theta, float)).all()
-        ):
-            raise OptionError("layer_weights", got=repr(theta), allowed=f"None, or {self.layers} numbers, one a block")
+        fits = theta is None or (isinstance(theta, tuple) and len(theta) == self.layers and all(map(_real, theta)))
+        if not fits:
+            allowed = f"None, or a tuple of {self.layers} finite numbers, one for each block"
+            raise OptionError("layer_weights", got=repr(theta), allowed=allowed)
         _ = self.base, self._options()
 
     @property
@@ -130,8 +132,7 @@ class Mmel(Enhanced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.select_scales not in ("all", "complexity"):
-            raise OptionError("unknown select_scales", got=repr(self.select_scales), allowed="all, complexity")
+        check_choice("select_scales", self.select_scales, ("all", "complexity"))
 
     def enhance(self, signals: BlockSignals, prompts: int) -> SemanticMaps[Array]:
         """Maps and the semantics S that they were raised by, [B, P, N] each."""
@@ -155,6 +156,10 @@ class Mmel(Enhanced):
             )  # fmt: skip
         except KernelError as error:
             raise OptionError("MMEL's settings", got=str(error)) from error
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _joined(parts: Sequence[Any]) -> Any:

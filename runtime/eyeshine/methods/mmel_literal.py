@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.checks import check_choice, check_whole
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals
 from eyeshine.methods.mmel import PAPER, Enhanced
@@ -44,10 +45,8 @@ class MmelLiteral(Enhanced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.transform not in get_args(Transform):
-            raise OptionError("unknown transform", got=repr(self.transform), allowed=", ".join(get_args(Transform)))
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
-            raise OptionError("seed", got=repr(self.seed), allowed="0..2^32 - 1")
+        check_choice("transform", self.transform, get_args(Transform))
+        check_whole("seed", self.seed, 0, 2**32 - 1)
 
     def enhance(self, signals: BlockSignals, prompts: int) -> SemanticMaps[Array]:
         """Maps and the semantics S that they were raised by, [B, P, N] each."""

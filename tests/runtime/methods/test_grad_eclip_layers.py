@@ -99,9 +99,9 @@ def test_combined_weights_of_equal_keys_and_of_no_lambda_are_half_of_lambda_and_
         ({"similarity": "patch"}, "unknown similarity"),
         ({"similarity": "combined", "mode": "notebook"}, "changes lambda of the deployed model"),
         ({"similarity": "combined", "spatial": False}, "changes lambda of the deployed model"),
-        ({"layers": 0}, "layers is no number of blocks; got 0; allowed: 1..64"),
-        ({"layers": True}, "layers is no number of blocks"),
-        ({"spatial": 1}, "spatial is not a truth value"),
+        ({"layers": 0}, "layers is a whole number; got 0; allowed: 1..64"),
+        ({"layers": True}, "layers is a whole number; got True"),
+        ({"spatial": 1}, "spatial is a truth value; got 1"),
     ],
 )
 def test_settings_outside_what_is_allowed_are_named(settings, message):

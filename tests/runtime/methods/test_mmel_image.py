@@ -220,8 +220,10 @@ def test_each_image_is_explained_at_its_own_scales(embedded):
     ("kind", "settings", "message"),
     [
         (Mmel, {"features": "values"}, "unknown features; got 'values'; allowed: queries, keys"),
-        (Mmel, {"layer_weights": (1.0,)}, "layer_weights; .*4 numbers"),
+        (Mmel, {"layer_weights": (1.0,)}, "layer_weights; .*4 finite numbers"),
         (Mmel, {"layer_weights": (1.0, 1.0, math.nan, 1.0)}, "layer_weights"),
+        (Mmel, {"layer_weights": (1.0, 1.0, "2", 1.0)}, r"layer_weights; got .*4 finite numbers, one for each block"),
+        (Mmel, {"layer_weights": (1.0, 1.0, (2.0,), 1.0)}, "layer_weights; got"),
         (Mmel, {"temperature": 0.0}, "temperature"),
         (Mmel, {"scales": (2.0,)}, "scales"),
         (Mmel, {"select_scales": "auto"}, "unknown select_scales"),
