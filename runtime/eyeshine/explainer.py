@@ -344,8 +344,10 @@ class Explainer:
         """Encodes a stream of images as the model takes them, ``max_batch`` at a time; by default as in ``explain``.
 
         Raises:
-            OptionError: ``max_batch`` outside 1..4096.
+            OptionError: ``max_batch`` outside 1..4096, or resize "keep".
         """
+        if self.preprocess.resize == "keep":
+            raise OptionError("batches are of the model's own size", got="resize keep", allowed="shortest, squash")
         size = default_batch(self.options) if max_batch is None else max_batch
         return Encoder(self._session("encode"), self.options, size)
 

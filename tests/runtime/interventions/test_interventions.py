@@ -249,3 +249,9 @@ def test_an_engine_of_one_size_gets_it(tiny_bundle, explainer, photo, monkeypatc
     photos = [photo(seed) for seed in range(5)]
     assert relative(fixed.head_means(photos), explainer.head_means(photos)) <= 1e-5
     assert sizes == {4}
+
+
+def test_images_of_any_size_are_refused(tiny_bundle, photo):
+    kept = Explainer.load(tiny_bundle, threads=1, resize="keep")
+    with pytest.raises(OptionError, match=r"own size.*keep"):
+        kept.intervene(photo(), TEXTS, heads=[(0, 0)])
