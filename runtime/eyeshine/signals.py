@@ -4,7 +4,8 @@ Written once, used by the exporter that names the outputs and by the runtime tha
 Dimensions: B images, P prompts, E joint embedding, D width, H heads, N = h*w patches, T = 1 + N tokens,
 K explained blocks in ascending order, S all blocks of the tower in ascending order, L text tokens, X, Y input pixels.
 A signal that has a K axis comes with its own block range in the manifest, because a later graph may yield different
-signals for different blocks.
+signals for different blocks. In a tower that is read by a learned query or a mean, "class token" stands for the row that
+explains; where there is no class token, T keeps a row of zeros for it (docs/architecture.md).
 """
 
 from __future__ import annotations

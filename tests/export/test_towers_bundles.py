@@ -52,17 +52,19 @@ def test_the_manifest_says_what_is_explained(exported):
     assert manifest.graphs["text"].inputs["tokens"].dims == ("P", 12)
 
 
-@pytest.mark.parametrize("method", ["grad_eclip", "chefer", "attention", "concept_attribution"])
+@pytest.mark.parametrize(
+    "method", ["grad_eclip", "chefer", "attention", "attention_grad_cam", "concept_attribution", "occlusion"]
+)
 def test_maps_follow_the_image_and_the_text(exported, method):
     """What the last attention yields is enough for these; the text may have other lengths than its neighbours."""
     _, folder = exported
     explainer, settings = Explainer.load(folder), configure(method, {"top": 1} if "concept" in method else {})
-    texts = ["red car", "a photo of the big green tree left"]
+    texts = ["red car", "a photo of the big green tree left", "dog", "blue sky right", "small house"]
     found = explainer.explain([photo(0), photo(1)], texts, method=settings)
-    assert found.maps.shape == (2, 2, 4, 4)
+    assert found.maps.shape == (2, 5, 4, 4)
     assert np.isfinite(found.maps).all()
     assert relative(found.maps[1], found.maps[0]) > 0.05
-    assert (relative(found.maps[:, 1], found.maps[:, 0]) > 0.05) == (method != "attention")
+    assert (relative(found.maps[:, 1:], found.maps[:, :-1]) > 0.05) == (method != "attention")
     alone = explainer.explain(photo(0), texts[:1], method=settings)
     assert relative(alone.maps[0, 0], found.maps[0, 0]) <= 1e-4
 
