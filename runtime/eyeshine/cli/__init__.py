@@ -46,6 +46,7 @@ def build() -> typer.Typer:
         statistics,
         sweep,
         tcav,
+        tune,
         verify,
     )
 
@@ -56,6 +57,7 @@ def build() -> typer.Typer:
         methods,
         evaluate,
         statistics,
+        tune,
         sanity,
         tcav,
         sweep,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,7 +16,6 @@ from eyeshine.errors import OptionError
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
-    from eyeshine.methods import AnyMethod
     from eyeshine.study.sanity.maps import Row
 
 __all__ = ["register"]
@@ -102,19 +102,15 @@ def sanity(
 def _by_one_run(explainer: Explainer) -> list[str]:
     """Methods of one run of a graph that the bundle has."""
     from eyeshine.errors import SignalError
-    from eyeshine.methods import METHODS, by_passes, graph_method
+    from eyeshine.methods import METHODS, by_passes
+    from eyeshine.study.run import check_graphs
 
-    def there(method: AnyMethod) -> bool:
-        if by_passes(method):
-            return False
-        plain = graph_method(method)
-        try:
-            explainer.bundle.cheapest(plain.signals, plain.blocks)
-        except SignalError:
-            return False
-        return True
-
-    return [name for name, method in METHODS.items() if there(method)]
+    found = []
+    for name, method in METHODS.items():
+        with suppress(SignalError):
+            check_graphs([method], explainer.bundle)
+            found += [] if by_passes(method) else [name]
+    return found
 
 
 def _tracked(rows: Iterable[Row], what: str) -> Iterator[Row]:

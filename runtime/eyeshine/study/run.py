@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+from eyeshine.bundle import Bundle
 from eyeshine.datasets import Dataset, Sample
 from eyeshine.errors import OptionError
 from eyeshine.explainer import Explainer
@@ -19,7 +20,7 @@ from eyeshine.study.records import Records
 from eyeshine.study.sample import examine_maps
 from eyeshine.study.words import check_words, examine_words
 
-__all__ = ["Study", "run"]
+__all__ = ["Study", "check_graphs", "check_study", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ def run(
         OptionError: see ``Records``; a method that the bundle lacks graphs for raises SignalError at once.
         ImageError, TextError, EngineError: of a sample, where ``strict``.
     """
-    _check(study, explainer)
+    check_study(study, explainer)
     facts = {"bundle": explainer.bundle.name, "samples": len(study), **explainer.options.metadata()}
     made, tasks = 0, study.tasks
     examine = examine_words if study.preset.side == "text" else examine_maps
@@ -155,18 +156,23 @@ def run(
     return made
 
 
-def _check(study: Study, explainer: Explainer) -> None:
+def check_study(study: Study, explainer: Explainer) -> None:
     """Raise SignalError where the bundle lacks graphs of a method, before anything is run."""
     if study.preset.side == "text":
         check_words(study, explainer)
         return
-    for method in study.methods.values():
+    check_graphs(study.methods.values(), explainer.bundle)
+
+
+def check_graphs(methods: Iterable[AnyMethod], bundle: Bundle) -> None:
+    """Raise SignalError where a bundle lacks graphs of a method."""
+    for method in methods:
         if by_passes(method):
             for graph in sorted(method.graphs):
-                explainer.bundle.graph(graph)
+                bundle.graph(graph)
         else:
             plain = graph_method(method)
-            explainer.bundle.cheapest(plain.signals, plain.blocks)
+            bundle.cheapest(plain.signals, plain.blocks)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from eyeshine.study.preset import Column, Preset
 
-__all__ = ["DRAWS", "Cell", "Table", "bootstrap_weights", "tabulate"]
+__all__ = ["DRAWS", "Cell", "Table", "bootstrap_weights", "interval_of", "tabulate"]
 
 DRAWS: Final = 1000
 """Draws of the bootstrap; 25 of them lie beyond each end of a 95 % interval."""
@@ -47,7 +47,7 @@ class Cell:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % of the draws lie in it."""
-        return _interval(self.draws)
+        return interval_of(self.draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,10 +177,11 @@ def _best(preset: Preset, column: Column, cells: Mapping[str, Mapping[str, Cell]
     ranked = sorted(there, key=lambda method: -sign * there[method].value)
     if len(ranked) < 2:
         return None
-    low, _ = _interval(sign * (there[ranked[0]].draws - there[ranked[1]].draws))
+    low, _ = interval_of(sign * (there[ranked[0]].draws - there[ranked[1]].draws))
     return ranked[0] if low > 0 else None
 
 
-def _interval(draws: Array) -> tuple[float, float]:
+def interval_of(draws: Array) -> tuple[float, float]:
+    """The ends of 95 % of the draws."""
     low, high = np.nanpercentile(draws, (2.5, 97.5))
     return float(low), float(high)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from eyeshine.checks import check_whole
 from eyeshine.datasets import Dataset
 from eyeshine.errors import EngineError, OptionError
-from eyeshine.methods import AnyMethod, by_passes, graph_method
+from eyeshine.methods import AnyMethod
+from eyeshine.study.run import check_graphs
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
@@ -71,13 +72,7 @@ class Subjects:
 
     def check(self, explainer: Explainer) -> None:
         """Raise SignalError where the bundle lacks graphs of a method, before anything is run."""
-        for method in self.methods.values():
-            if by_passes(method):
-                for graph in sorted(method.graphs):
-                    explainer.bundle.graph(graph)
-            else:
-                plain = graph_method(method)
-                explainer.bundle.cheapest(plain.signals, plain.blocks)
+        check_graphs(self.methods.values(), explainer.bundle)
 
     def opened(self) -> Iterator[Opened]:
         """The samples, read.
