@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eyeshine.errors import BundleError, SignalError
 from eyeshine.manifest import GraphInfo, Manifest, TensorInfo
-from eyeshine.signals import SIGNALS
+from eyeshine.signals import SIGNALS, group_of
 
 __all__ = ["HEADS", "Bundle", "default_bundle", "sha256_of"]
 
@@ -33,7 +33,8 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-ANY_SIZE: Final = "resize images to the model's own size, or: eyeshine export MODEL --signals sizes --out FOLDER"
+_OWN_SIZE: Final = "resize images to the model's own size"
+ANY_SIZE: Final = f"{_OWN_SIZE}, or: eyeshine export MODEL --signals sizes --out FOLDER"
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,18 @@ class Bundle:
         return digest.hexdigest()
 
     def graph(self, name: str) -> GraphInfo:
-        """A graph by its name."""
+        """A graph by its name.
+
+        Raises:
+            SignalError: the bundle has none; the message names the export command.
+        """
         if name not in self.manifest.graphs:
+            group = group_of(name)
+            wanted = {"plain": "", "deep": " --layers K"}.get(group, f" --signals {group or 'GROUP'}")
             raise SignalError(
                 f"bundle {self.name} has no graph {name!r}",
                 allowed=", ".join(sorted(self.manifest.graphs)),
-                cure="eyeshine export MODEL --out FOLDER" + (" --layers K" if name == "deep" else " --signals all"),
+                cure=f"eyeshine export MODEL{wanted} --out FOLDER",
             )
         return self.manifest.graphs[name]
 
@@ -139,7 +146,7 @@ class Bundle:
             raise SignalError(
                 f"bundle {self.name} does not yield the signals that were asked for",
                 got=f"{', '.join(sorted(signals))} of {blocks} block(s)" + (" at any size" if any_size else ""),
-                cure=ANY_SIZE if any_size else _export_with(signals, blocks),
+                cure=_any_size_with(signals, blocks) if any_size else _export_with(signals, blocks),
             )
         return min(fitting)[1]
 
@@ -168,6 +175,12 @@ def _enough(output: TensorInfo, signal: str, blocks: int) -> bool:
     """Whether an output of a graph has so many blocks; no more than them where that would be another model's."""
     found = len(output.blocks or range(blocks))
     return found == blocks if signal in SIGNALS and SIGNALS[signal].exact else found >= blocks
+
+
+def _any_size_with(signals: Iterable[str], blocks: int) -> str:
+    """The same at any size, where there are the signals of the last block alone."""
+    further = blocks > 1 or any(name in SIGNALS and SIGNALS[name].group for name in signals)
+    return _OWN_SIZE if further else ANY_SIZE
 
 
 def _export_with(signals: Iterable[str], blocks: int) -> str:

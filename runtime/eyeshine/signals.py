@@ -4,8 +4,8 @@ Written once, used by the exporter that names the outputs and by the runtime tha
 Dimensions: B images, P prompts, E joint embedding, D width, H heads, N = h*w patches, T = 1 + N tokens,
 K explained blocks in ascending order, S all blocks of the tower in ascending order, L text tokens, X, Y input pixels.
 A signal that has a K axis comes with its own block range in the manifest, because a later graph may yield different
-signals for different blocks. In a tower that is read by a learned query or a mean, "class token" stands for the row that
-explains; where there is no class token, T keeps a row of zeros for it (docs/architecture.md).
+signals for different blocks. In a tower that is read by a learned query or a mean, "class token" stands for the row
+that explains; where there is no class token, T keeps a row of zeros for it (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONSTANT_COSINES", "MODIFIED", "SIGNALS", "Signal", "field_of", "last_blocks"]
+__all__ = ["CONSTANT_COSINES", "MODIFIED", "SIGNALS", "Signal", "field_of", "group_of", "last_blocks"]
 
 
 CONSTANT_COSINES: Final = 1e-6
@@ -141,6 +141,23 @@ _ALL = (
 )
 
 SIGNALS: Final[dict[str, Signal]] = {signal.name: signal for signal in _ALL}
+
+_GRAPHS: Final = {
+    "plain": ("encode", "image", "text"),
+    "hidden": ("hidden", "tail", "text_hidden", "text_tail"),
+    "single_head": ("single_head", "single_head_deep"),
+    "relevance": ("chefer",),
+    "surgery": ("surgery", "patch_features"),
+    "lrp": ("attnlrp", "cplrp"),
+    "sizes": ("encode_any", "image_any"),
+    **{name: (name,) for name in ("deep", "queries", "words", "rollout", "legrad", "gradcam", "gates", "pixels")},
+}
+_GROUPS: Final = {graph: group for group, graphs in _GRAPHS.items() for graph in graphs}
+
+
+def group_of(graph: str) -> str:
+    """The group of graphs that a graph belongs to (``eyeshine export --signals``); empty where no group has it."""
+    return _GROUPS.get(graph.rstrip("_0123456789"), "")  # tail_2: a tail of two blocks
 
 
 def field_of(name: str) -> str:
