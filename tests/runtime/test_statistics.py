@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.nn import functional as F
 
 from eyeshine import Explainer, roads
 from eyeshine.cli import main
@@ -24,8 +25,9 @@ from eyeshine.statistics import (
     rank_correlation,
     share_inside,
 )
+from eyeshine_export.write import ExportOptions, export_bundle
 from oracle import normalised, trace
-from tiny import tiny_config, tiny_model
+from tiny import tiny_config, tiny_model, tiny_source
 
 TEXTS = ["a red car", "the dog", "a tree"]
 
@@ -73,7 +75,12 @@ def test_distance_is_the_mean_over_patches_by_hand():
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [(np.zeros(4), "all 0"), (np.array([1.0, -0.1]), "finite, from 0"), (np.array([1.0, np.nan]), "finite, from 0")],
+    [
+        (np.zeros(4), "all 0"),
+        (np.array([1.0, -0.1]), "no distribution; got smallest -0.1; .*finite, from 0"),
+        (np.array([1.0, np.nan]), "got smallest nan; .*finite, from 0"),
+        (np.ones((2, 0)), r"got shape \[2, 0\]"),
+    ],
 )
 def test_what_is_no_distribution_is_refused(weights, message):
     with pytest.raises(OptionError, match=message):
@@ -81,8 +88,9 @@ def test_what_is_no_distribution_is_refused(weights, message):
 
 
 def test_a_point_or_grid_that_is_not_there():
-    with pytest.raises(OptionError, match="unknown point"):
-        distance(np.ones(4), (2, 2), around="middle")
+    for point in ("middle", (2, 0), (0, -1), (0, math.nan), (0, "1"), (0,), None):
+        with pytest.raises(OptionError, match=r"unknown point.*\(row, column\) from \(0, 0\) to \(1, 1\)"):
+            distance(np.ones(4), (2, 2), around=point)
     with pytest.raises(OptionError, match="grid of patches"):
         distance(np.ones(4), (2, 3))
 
@@ -129,6 +137,32 @@ def test_statistics_of_heads_are_those_of_open_clips_attention(explainer, layers
 def test_blocks_that_the_bundle_does_not_explain(explainer):
     with pytest.raises(SignalError, match="--layers 4"):
         head_statistics(explainer, photo(), layers=4)
+    for layers in (0, -1, True, 1.0):
+        with pytest.raises(OptionError, match=r"layers is a whole number; got .*1\.\.64"):
+            head_statistics(explainer, photo(), layers=layers)
+
+
+def test_heads_at_any_size_are_those_of_the_photos_own_grid(tmp_path_factory):
+    """48 x 88 pixels are 6 x 11 patches; attention is open_clip's, its position embeddings resampled by torch."""
+    folder = tmp_path_factory.mktemp("sizes") / "any"
+    export_bundle(tiny_source(), folder, ExportOptions(signals=("sizes",)))
+    kept = Explainer.load(folder, threads=1, resize="keep")
+    image, info = photo(1, 50, 90), kept.bundle.manifest.model
+    got = head_statistics(kept, image, around=(5.0, 10.0))
+    pixels = kept.preprocess.prepare(image).pixels[None]
+    with torch.no_grad():
+        model = tiny_model(tiny_config()).double()
+        own = model.visual.positional_embedding
+        patches = F.interpolate(own[1:].T.reshape(1, -1, 4, 4), (6, 11), mode="bicubic", align_corners=False)
+        model.visual.positional_embedding = torch.nn.Parameter(torch.cat([own[:1], patches.flatten(2)[0].T]))
+        kept_attention = trace(model, normalised(pixels, info.mean, info.std))[1]["attention"][-1][0]
+    assert kept_attention.shape == (2, 67, 67)
+    for head, row in enumerate(kept_attention[:, 0].double().numpy()):
+        p = row[1:] / row[1:].sum()
+        far = sum(p[i] * math.dist((i // 11, i % 11), (5, 10)) for i in range(66))
+        assert got.entropy_bits[0, 0, head] == pytest.approx(stats.entropy(p, base=2), rel=1e-4)
+        assert got.distance_patches[0, 0, head] == pytest.approx(far, rel=1e-4)
+        assert got.distance_px[0, 0, head] == pytest.approx(8 * far, rel=1e-4)
 
 
 # Maps
@@ -182,6 +216,28 @@ def test_regions_that_are_none_are_refused(explainer, region):
         share_inside(explainer.explain(photo(3), TEXTS[:1]), region)
 
 
+def test_a_flat_map_correlates_with_nothing_and_its_json_says_so(tmp_path, capsys, monkeypatch):
+    """FM-G-CAM leaves a text that wins nowhere without a map; JSON has no NaN."""
+    from PIL import Image
+
+    from eyeshine.methods import FmGCam
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(FmGCam, "signals", frozenset({"class_attention"}))
+    monkeypatch.setattr(FmGCam, "maps", lambda self, signals, prompts: np.zeros((1, prompts, 196), np.float32))
+    path = tmp_path / "scene.png"
+    Image.fromarray(photo(1, 112, 112)).save(path)
+    base = ["statistics", str(path), "-t", "a car", "-t", "a tree", "--threads", "1", "-m", "fm_g_cam"]
+    with pytest.raises(SystemExit) as ended:
+        main([*base, "--json"])
+    assert not ended.value.code
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail)["consistency"] == [[None, None], [None, None]]
+    with pytest.raises(SystemExit):
+        main(base)
+    assert capsys.readouterr().out.count("rank correlation with the others none (a flat map)") == 2
+
+
 def test_the_statistics_of_a_scene_on_the_command_line(tmp_path, capsys, monkeypatch, tiny_bundle):
     from PIL import Image
 
@@ -203,6 +259,10 @@ def test_the_statistics_of_a_scene_on_the_command_line(tmp_path, capsys, monkeyp
     out = capsys.readouterr().out
     assert out.count("entropy") == 6
     assert out.count("inside the box") == 2
+    assert out.count("rank correlation with the others +") + out.count("rank correlation with the others -") == 2
+    with pytest.raises(SystemExit):
+        main([*base[:4], "--threads", "1"])  # one text, no box: nothing to say of its map
+    assert "a car" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main([*base[:-1], "1,2"])
     assert ended.value.code == 2

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eyeshine.cli.engines import Threads
 from eyeshine.errors import OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["register"]
 
@@ -42,13 +45,13 @@ def statistics(
         "texts": text,
         "method": method,
         "heads": head_statistics(explainer, image, layers=layers).record(0),
-        "consistency": consistency(result).tolist(),
+        "consistency": _plain(consistency(result)),
     }
     if edges is not None:
         record["share_inside"] = share_inside(result, edges).tolist()
     if other is not None:
         second = Explainer.load(other, threads=threads).explain(image, text, method=method)
-        record["agreement"] = agreement(result, second)[0].tolist()
+        record["agreement"] = _plain(agreement(result, second)[0])
     if as_json:
         typer.echo(json.dumps(record, ensure_ascii=False))
         return
@@ -59,15 +62,23 @@ def statistics(
             f"class token {head['class_share']:.3f}"
         )
     for number, line in enumerate(text):
-        parts = [f"rank correlation with the others {', '.join(f'{rho:+.3f}' for rho in _others(record, number))}"]
+        others = [_signed(rho) for place, rho in enumerate(record["consistency"][number]) if place != number]
+        parts = [f"rank correlation with the others {', '.join(others)}"] if others else []
         parts += [f"inside the box {record['share_inside'][number]:.3f}"] if edges is not None else []
-        parts += [f"with {other} {record['agreement'][number]:+.3f}"] if other is not None else []
-        typer.echo(f"{line}: {'; '.join(parts)}")
+        parts += [f"rank correlation with {other} {_signed(record['agreement'][number])}"] if other is not None else []
+        if parts:
+            typer.echo(f"{line}: {'; '.join(parts)}")
 
 
-def _others(record: dict[str, Any], number: int) -> list[float]:
-    row: list[float] = record["consistency"][number]
-    return row[:number] + row[number + 1 :]
+def _plain(values: NDArray[Any]) -> Any:
+    """Correlations as lists, None where there is none: JSON has no NaN."""
+    plain = values.astype(object)
+    plain[values != values] = None
+    return plain.tolist()
+
+
+def _signed(rho: float | None) -> str:
+    return "none (a flat map)" if rho is None else f"{rho:+.3f}"
 
 
 def _edges(box: str) -> tuple[float, ...]:

@@ -22,8 +22,9 @@ def as_distribution(weights: NDArray[Any]) -> Array:
         OptionError: weights that are negative, not finite, or all 0.
     """
     values = np.asarray(weights, np.float64)
-    if not values.ndim or not np.isfinite(values).all() or (values < 0).any():
-        raise OptionError("weights of patches", got=f"shape {list(values.shape)}", allowed="finite, from 0")
+    if not values.ndim or not values.size or not np.isfinite(values).all() or (values < 0).any():
+        got = f"shape {list(values.shape)}" if not values.ndim or not values.size else f"smallest {values.min():.3g}"
+        raise OptionError("weights of patches are no distribution", got=got, allowed="[..., N], finite, from 0")
     total = values.sum(-1, keepdims=True)
     if (total == 0).any():
         raise OptionError("weights of patches are all 0", cure="take a map that has evidence")
@@ -58,7 +59,8 @@ def distance(
         weights: [..., N], from 0.
         grid: rows and columns of patches, row by row.
         around: o: "centre" (of the weights themselves, their spread), "peak" (the patch of the largest weight, the
-            first of several), or (row, column) of a patch, from 0: a query token's, for its own attention.
+            first of several), or (row, column) of a point on the grid, the first patch's being (0, 0): a query token's,
+            for its own attention.
         cell: height and width of a patch; (1, 1) gives patches, the patch size pixels.
 
     Returns:
@@ -75,10 +77,18 @@ def distance(
         origin = shares @ places
     elif around == "peak":
         origin = places[shares.argmax(-1)]
-    elif isinstance(around, tuple) and len(around) == 2:
+    elif _on_grid(around, grid):
         origin = np.asarray(around, np.float64) * cell
     else:
-        raise OptionError("unknown point", got=repr(around), allowed="centre, peak, (row, column)")
+        allowed = f"centre, peak, (row, column) from (0, 0) to ({grid[0] - 1}, {grid[1] - 1})"
+        raise OptionError("unknown point", got=repr(around), allowed=allowed)
     gaps = np.linalg.norm(places - origin[..., None, :], axis=-1)
     result: Array = (shares * gaps).sum(-1)
     return result
+
+
+def _on_grid(around: object, grid: tuple[int, int]) -> bool:
+    """Whether a point is (row, column) between the centres of the outermost patches."""
+    if not isinstance(around, tuple) or len(around) != 2:
+        return False
+    return all(isinstance(x, int | float) and 0 <= x <= size - 1 for x, size in zip(around, grid, strict=True))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.checks import check_whole
 from eyeshine.images import ImageLike, load_image
-from eyeshine.request import as_list
+from eyeshine.request import as_list, stack
 from eyeshine.signals import last_blocks
 from eyeshine.statistics.distribution import Around, distance, entropy_bits
 
@@ -59,26 +60,28 @@ def head_statistics(
     Args:
         explainer: with the bundle.
         images: B of them, as in ``Explainer.explain``.
-        layers: K.
+        layers: K, 1..64.
         around: see ``distance``.
 
     Raises:
         ImageError, OptionError: what was passed in cannot be used.
         SignalError: the bundle explains fewer blocks.
     """
-    manifest = explainer.bundle.manifest
-    pixels = np.stack([explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images)])
-    graph = explainer.bundle.cheapest(frozenset({"class_attention"}), layers)
+    check_whole("layers", layers, 1, 64)
+    model = explainer.bundle.manifest.model
+    pixels = stack([explainer.preprocess.prepare(load_image(image)) for image in as_list(images)])
+    any_size, name = pixels.shape[2:] != model.image_size, "class_attention"
+    graph = explainer.bundle.cheapest(frozenset({name}), layers, any_size=any_size)
     inputs: dict[str, NDArray[Any]] = {"pixels": pixels}
     if "text" in explainer.bundle.graph(graph).inputs:  # nothing that is read here depends on it
-        inputs["text"] = np.ones((1, manifest.model.embed_dim), np.float32)
-    name = "class_attention"
-    attention: Any = last_blocks(name, explainer.model().run(graph, inputs, [name])[name], layers)
-    patches, grid = attention[..., 1:], manifest.grid
+        inputs["text"] = np.ones((explainer.options.nearest("P", 1), model.embed_dim), np.float32)
+    attention: Any = last_blocks(name, explainer._session(graph).run(inputs, [name]).outputs[name], layers)
+    patches = attention[..., 1:]
+    grid = (pixels.shape[2] // model.patch_size[0], pixels.shape[3] // model.patch_size[1])
     return HeadStatistics(
-        tuple(range(manifest.model.layers - layers, manifest.model.layers)),
+        tuple(range(model.layers - layers, model.layers)),
         attention[..., 0].astype(np.float64),
         entropy_bits(patches),
         distance(patches, grid, around=around),
-        distance(patches, grid, around=around, cell=manifest.model.patch_size),
+        distance(patches, grid, around=around, cell=model.patch_size),
     )
