@@ -128,10 +128,11 @@ class Pipeline:
             outputs, provider = self._run(call, call.inputs)
         else:  # every image has its own, and the graph takes one for all
             parts: dict[str, list[Any]] = {name: [] for name in call.outputs}
+            size = self._options.nearest("B", 1)  # a captured engine runs one size: copies fill it up
             for pixels, own in zip(call.inputs["pixels"], target, strict=True):
-                outputs, provider = self._run(call, {"pixels": pixels[None], "target": own})
+                outputs, provider = self._run(call, {"pixels": np.repeat(pixels[None], size, 0), "target": own})
                 for name, part in parts.items():
-                    part.append(_copy(outputs[name]))
+                    part.append(_copy(outputs[name][:1]))
             outputs = {name: _joined(part) for name, part in parts.items()}
         if call.vectors is not None and "similarity" not in outputs:
             outputs["similarity"] = outputs["embedding"] @ like(outputs["embedding"], call.vectors).T

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from eyeshine import Bundle, Explainer
+from eyeshine.concept import ContrastOptions
 from eyeshine.engine import (
     CpuOptions,
     CudaOptions,
@@ -25,6 +26,7 @@ from eyeshine.engine import (
 from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.ort import BoundSession, Provider, open_ort
 from eyeshine.errors import EngineError, FallbackWarning, InputError, OptionError
+from eyeshine.statistics import head_statistics
 
 CPU = Provider("CPUExecutionProvider", {})
 SIGNALS = ["similarity", "gradient", "values"]
@@ -134,6 +136,48 @@ def test_a_captured_session_refuses_other_sizes(tiny_bundle):
     fixed = CapturedSession(open_plain(bundle), CPU, {"B": 1, "P": 2})
     with pytest.raises(InputError, match=r"text \[3, .*B=1, P=2.*without capture"):
         fixed.run(image_inputs(bundle, 1, 3), SIGNALS)
+
+
+def test_a_captured_session_refuses_axes_that_it_was_given_no_size_of(tiny_bundle):
+    with pytest.raises(EngineError, match="captured graph runs one size; got text of any P; cure: load without"):
+        CapturedSession(open_plain(Bundle.open(tiny_bundle)), CPU, {"B": 1})
+
+
+class TwoImages(CpuOptions):
+    """Graphs from pixels run two images and three texts and nothing else, as captured ones do."""
+
+    def nearest(self, axis, size):
+        return {"B": 2, "P": 3}.get(axis, size)
+
+    def open(self, bundle, graph):
+        info = bundle.graph(graph)
+        if "pixels" not in info.inputs:
+            return super().open(bundle, graph)
+        session = open_ort(bundle.folder / info.file, self.session_options(), [CPU])
+        return CapturedSession(session, CPU, {"B": 2, "P": 3})
+
+
+@pytest.mark.parametrize("method", ["chefer_layers", "legrad"])
+def test_a_contrast_of_each_images_own_runs_on_an_engine_of_one_size(method, tiny_bundle):
+    """The graph takes one target for all images, so that images run one at a time: the engine runs copies."""
+    random = np.random.default_rng(0)
+    photos = list(random.integers(0, 256, (2, 40, 50, 3), dtype=np.uint8))
+    against = ContrastOptions(candidates=["a dog", "a tree", "the sky", "a house"], top=1)
+    texts = ["a red car", "the dog", "a tree"]
+    free = Explainer.load(tiny_bundle, threads=1).explain(photos, texts, method=method, against=against)
+    fixed = Explainer(Bundle.open(tiny_bundle), TwoImages(threads=1)).explain(
+        photos, texts, method=method, against=against
+    )
+    assert len({choice.chosen for of_image in free.details["contrast"] for choice in of_image}) > 1
+    np.testing.assert_allclose(fixed.maps, free.maps, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(fixed.similarities, free.similarities, atol=1e-6)
+
+
+def test_statistics_of_heads_on_an_engine_of_one_size(tiny_bundle):
+    photos = list(np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8))
+    free = head_statistics(Explainer.load(tiny_bundle, threads=1), photos, layers=2)
+    fixed = head_statistics(Explainer(Bundle.open(tiny_bundle), TwoImages(threads=1)), photos, layers=2)
+    np.testing.assert_allclose(fixed.entropy_bits, free.entropy_bits, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shapes", [None, {"B": 1, "P": 2}], ids=["any size", "fixed"])

@@ -37,7 +37,8 @@ class CapturedSession:
         shapes: sizes of the dynamic axes.
 
     Raises:
-        EngineError: a tensor of a type that is not known, no memory, or the first run failed.
+        EngineError: a tensor of a type that is not known or with an axis that ``shapes`` does not name, no memory, or
+            the first run failed.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, provider: Provider, shapes: Mapping[str, int]) -> None:
@@ -108,6 +109,12 @@ class CapturedSession:
         for node in nodes:
             if node.type not in _NUMPY:
                 raise EngineError("a tensor of this type cannot be captured", got=f"{node.name}: {node.type}")
+            free = [dim for dim in node.shape if isinstance(dim, str) and dim not in self._shapes]
+            if free:
+                raise EngineError(
+                    "a captured graph runs one size", got=f"{node.name} of any {', '.join(free)}",
+                    cure="load without capture",
+                )  # fmt: skip
             sizes = [self._shapes[dim] if isinstance(dim, str) else dim for dim in node.shape]
             buffers[node.name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
                 sizes, _NUMPY[node.type], provider.device, provider.device_id
