@@ -211,8 +211,14 @@ def _build(source: Source, options: ExportOptions) -> tuple[dict[Group, dict[str
         options.layers or min(_LAYERS, config.vision.layers),
     )
     built = {group: group.build(parts) for group in groups}
-    deep = [graphs["deep"] for graphs in built.values() if "deep" in graphs]
-    return built, head_projection(parts.vision, len(deep[0].blocks) if deep else 1)
+    # Heads are scored wherever their attention is there: in "queries" as well, which needs no "deep".
+    scored = max(
+        len(graph.blocks)
+        for graphs in built.values()
+        for graph in graphs.values()
+        if any(output.name == "class_attention" for output in graph.model.graph.outputs)
+    )
+    return built, head_projection(parts.vision, scored)
 
 
 def _fitting(groups: Sequence[Group], config: ClipConfig, options: ExportOptions) -> list[Group]:

@@ -19,7 +19,7 @@ from eyeshine.signals import SIGNALS, group_of
 __all__ = ["HEADS", "Bundle", "default_bundle", "sha256_of"]
 
 HEADS: Final = "heads.npy"
-"""What head selection projects by; its blocks are those of the deepest graph."""
+"""What head selection projects by; of as many blocks as a graph yields the class token's attention of."""
 
 
 def default_bundle() -> Path:
@@ -161,7 +161,7 @@ class Bundle:
         if len(found) < blocks:
             raise SignalError(
                 f"bundle {self.name} cannot score the heads of {blocks} block(s)", got=f"those of {len(found)}",
-                cure=f"eyeshine export MODEL --layers {max(blocks, 2)} --out FOLDER" if blocks > 1 else "export again",
+                cure=_export_with((), blocks),
             )  # fmt: skip
         return np.ascontiguousarray(found[-blocks:])
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from eyeshine import Explainer
 from eyeshine.bundle import Bundle
 from eyeshine.errors import SignalError
-from eyeshine.methods import GradEclip, Mmel
+from eyeshine.methods import GradEclip, HeadDecomposition, Mmel
 from eyeshine.verify import verify
 from eyeshine_export.graph.ops import Form
 from eyeshine_export.graph.single_head import single_head_graph
@@ -202,6 +202,17 @@ def test_mmel_relates_patches_by_their_queries_where_it_is_told_to(bundle):
     assert relative(queries.maps, keys.maps) > 1e-3
     other = explainer.explain(photo(2), TEXTS, method=Mmel(layers=2, features="queries")).maps
     assert relative(queries.maps, other) > 0.1
+
+
+def test_queries_alone_are_enough_to_score_the_heads_of_their_blocks(bundle, tmp_path):
+    """Without --layers there is no deep graph, and four blocks of attention all the same."""
+    manifest = export_bundle(tiny_source(), tmp_path / "alone", ExportOptions(signals=("queries",)))
+    assert "deep" not in manifest.graphs
+    alone, deep = (Explainer.load(folder, threads=1) for folder in (tmp_path / "alone", bundle))
+    found, wanted = (one.explain(photo(1), TEXTS, method=HeadDecomposition(layers=2)) for one in (alone, deep))
+    assert (found.engine["graph"], wanted.engine["graph"]) == ("queries", "deep")
+    assert relative(found.maps, wanted.maps) <= 1e-4
+    assert alone.explain(photo(1), TEXTS, method=HeadDecomposition(layers=4)).maps.any()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

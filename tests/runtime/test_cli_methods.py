@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from eyeshine.bundle import Bundle
+from eyeshine.bundle import HEADS, Bundle
 from eyeshine.cli import main
+from eyeshine.cli.methods import _row
 from eyeshine.methods import METHODS, by_passes
 from eyeshine.methods.configure import settings_of
 
@@ -59,3 +64,18 @@ def test_what_a_bundle_lacks_comes_with_the_command_that_exports_it(tiny_bundle,
 def test_a_method_that_is_not_there_is_named(capsys):
     assert run("methods", "lime") == 2
     assert "unknown method; got 'lime'" in capsys.readouterr().err
+
+
+def test_a_method_is_not_offered_where_its_heads_cannot_be_scored(tiny_bundle, tmp_path, capsys):
+    """A bundle from before head decomposition: three blocks of attention, one block of what heads project by."""
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "tiny"))
+    np.save(folder / HEADS, np.load(folder / HEADS)[-1:])
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["files"][HEADS]["bytes"] = (folder / HEADS).stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert run("methods", "concept_attribution", "--bundle", folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["cure"] is None  # it reads one block
+    method = replace(METHODS["head_decomposition"], layers=3)
+    for opened, cure in ((tiny_bundle, None), (folder, "eyeshine export MODEL --layers 3 --out FOLDER")):
+        row = _row(method, Bundle.open(opened, verify=False))
+        assert (row["cure"], bool(row["graphs"])) == (cure, cure is None)

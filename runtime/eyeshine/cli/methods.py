@@ -72,10 +72,14 @@ def _row(method: AnyMethod, bundle: Bundle) -> dict[str, Any]:
 
     try:
         if by_passes(method):
-            graphs = [bundle.graph(each).file.removesuffix(".onnx") for each in sorted({"encode", *method.graphs})]
+            graphs = sorted({"encode", *method.graphs})
+            for graph in graphs:
+                bundle.graph(graph)
         else:
             reader = graph_method(method)
             graphs = [bundle.cheapest(reader.signals, reader.blocks)]
+            if "head_projection" in reader.needs:
+                bundle.head_projection(reader.blocks)
         cure = None
     except SignalError as error:
         graphs, cure = [], error.cure

@@ -48,7 +48,7 @@ def cotangent_request(
     """
     chosen = graph_method(get_method(method))
     if "gradient" not in chosen.signals or chosen.needs:
-        reads = f"reads {', '.join(sorted(chosen.needs))}" if chosen.needs else "reads no gradient"
+        reads = f"reads {', '.join(sorted(chosen.needs))}" if chosen.needs else "reads no gradient of this model"
         raise OptionError(
             f"method {chosen.name} {reads}: a cotangent is not enough, or nothing to it", got="cotangents",
             allowed="a method that reads gradients alone, such as grad_eclip",

@@ -99,7 +99,7 @@ def test_a_head_on_top_of_the_tower_by_autograd(explainer):
 
 def test_methods_that_a_cotangent_is_not_enough_for(explainer):
     g = np.ones((1, 32))
-    with pytest.raises(OptionError, match="attention reads no gradient"):
+    with pytest.raises(OptionError, match="attention reads no gradient of this model"):
         explainer.explain_cotangent(PHOTOS[0], g, ["c"], [0.0], method="attention")
     with pytest.raises(OptionError, match=r"concept_attribution reads head_projection, text"):
         explainer.explain_cotangent(PHOTOS[0], g, ["c"], [0.0], method="concept_attribution")
