@@ -83,6 +83,7 @@ def evaluate(
     resume: study.Resume = False,
     strict: study.Strict = False,
     parquet: study.Parquet = False,
+    ray: study.RayAt = None,
 ) -> None:
     """Score the maps of images and texts by how the model answers when hot regions are hidden or shown.
 
@@ -107,13 +108,14 @@ def evaluate(
     of_datasets: dict[str, object] = {
         "--data": data, "--images": images_folder, "--names": names, "--texts": texts, "--first": first,
         "--limit": limit, "--out": out, "--resume": resume, "--strict": strict, "--parquet": parquet,
+        "--ray": ray,
     }  # fmt: skip
     if dataset is not None:
         study.check_absent(of_images, "an evaluation of a data set")
         source = study.Source(dataset, data, images_folder, split, names, texts, first, limit)
         study.run_study(
             load, source, methods, setting or [], asked, out, seeds=seeds, max_batch=max_batch, truncate=truncate,
-            resume=resume, strict=strict, parquet=parquet,
+            resume=resume, strict=strict, parquet=parquet, ray=ray,
         )  # fmt: skip
         return
     study.check_absent(of_datasets, "an evaluation of images")

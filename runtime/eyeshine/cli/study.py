@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from eyeshine.roads.layout import Variant
 
 __all__ = [
-    "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "Resume", "Seeds", "Source",
-    "Split", "Strict", "TextsOf", "check_absent", "run_study",
+    "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "RayAt", "Resume", "Seeds",
+    "Source", "Split", "Strict", "TextsOf", "check_absent", "run_study",
 ]  # fmt: skip
 
 DatasetName = Annotated[
@@ -36,6 +36,10 @@ Seeds = Annotated[str, typer.Option(help="0,1,2: of ties, random colours, and of
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a data set's records and report.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Carry on what is in the folder.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End at the first sample that fails.")]
+RayAt = Annotated[
+    str | None,
+    typer.Option("--ray", help="Run on a Ray cluster: its address, auto, or local to start one here (extra ray)."),
+]
 Parquet = Annotated[bool, typer.Option("--parquet", help="Write results.parquet as well.")]
 
 _FOLDERS = {"captions": False, "karpathy": True, "coco": True}  # whether the folder of images must be named
@@ -96,6 +100,7 @@ def run_study(
     resume: bool,
     strict: bool,
     parquet: bool,
+    ray: str | None = None,
 ) -> None:
     """Run a study and write its report.
 
@@ -106,7 +111,7 @@ def run_study(
         settings: ``NAME=VALUE`` of the only method, ``METHOD.NAME=VALUE`` of several.
         names: a preset, or metrics.
         out: the folder.
-        seeds, max_batch, truncate, resume, strict, parquet: as the options.
+        seeds, max_batch, truncate, resume, strict, parquet, ray: as the options.
     """
     from rich.console import Console
 
@@ -123,8 +128,13 @@ def run_study(
         seeds=_seeds(seeds), limit=source.limit, max_batch=max_batch, truncate=truncate,
     )  # fmt: skip
     explainer: Explainer = load()
-    progress = Console(stderr=True).is_terminal
-    made = run(study, explainer, out, resume=resume, strict=strict, progress=progress)
+    if ray is None:
+        made = run(study, explainer, out, resume=resume, strict=strict, progress=Console(stderr=True).is_terminal)
+    else:
+        from eyeshine.study.ray_data import run_on_ray
+
+        threads = max(1, getattr(explainer.options, "threads", 1))
+        made = run_on_ray(study, explainer, out, address=ray, threads=threads, resume=resume, strict=strict)
     typer.echo(f"{made} records made", err=True)
     if parquet:
         typer.echo(write_parquet(out))

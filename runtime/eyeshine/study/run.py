@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from eyeshine.bundle import Bundle
 from eyeshine.datasets import Dataset, Sample
@@ -20,7 +20,9 @@ from eyeshine.study.records import Records
 from eyeshine.study.sample import examine_maps
 from eyeshine.study.words import check_words, examine_words
 
-__all__ = ["Study", "check_graphs", "check_study", "run"]
+__all__ = ["Study", "check_graphs", "check_study", "examiner", "run"]
+
+Examine: TypeAlias = Callable[..., list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ def run(
     check_study(study, explainer)
     facts = {"bundle": explainer.bundle.name, "samples": len(study), **explainer.options.metadata()}
     made, tasks = 0, study.tasks
-    examine = examine_words if study.preset.side == "text" else examine_maps
+    examine = examiner(study)
     with Records(folder, study.identity(explainer), facts, resume=resume) as records, _bar(study, progress) as each:
         for number, sample in enumerate(each, 1):
             todo = [task for task in tasks if (sample.key, *task) not in records.done]
@@ -154,6 +156,11 @@ def run(
             if after is not None:
                 after(number)
     return made
+
+
+def examiner(study: Study) -> Examine:
+    """What makes the records of one sample: of maps, or of words."""
+    return examine_words if study.preset.side == "text" else examine_maps
 
 
 def check_study(study: Study, explainer: Explainer) -> None:
