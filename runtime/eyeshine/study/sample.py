@@ -116,7 +116,12 @@ def _items(study: Study, explainer: Explainer, content: Content, embedding: NDAr
         assert content.label is not None
         labels = study.dataset.labels
         best = int(np.argmax(explainer.encode_texts(labels, truncate=study.truncate) @ embedding))
-        items.append(_Item("predicted", labels[best], labels[content.label], masks[0], negatives[0]))
+        scored = labels[content.label]
+        own = next((item for item in items if item.text == scored), _Item("truth", scored, scored, None, None))
+        items.append(replace(own, role="predicted", text=labels[best]))
+    if "contrast" in study.preset.needs and any(item.negative is None for item in items):
+        cure = "leave negative_suppression out, or the image"
+        raise ImageError("no text is known that is not true of the image", got="every class is in it", cure=cure)
     return items
 
 
@@ -164,7 +169,9 @@ def _evaluate(
     """The items of each task's record; maps of one grid are evaluated together, and the image is encoded once."""
     metrics = study.metrics(seed)
     needs = frozenset[str]().union(*(metric.needs for metric in metrics.values()))
-    own = [k for k, item in enumerate(items) if item.role == "truth" or item.text != item.scored]
+    # Where the model was right the map of the predicted label is that of the true one, and so are its scores.
+    same = [next(j for j, other in enumerate(items) if (other.text, other.scored) == (i.text, i.scored)) for i in items]
+    own = sorted(set(same))
     for grid in dict.fromkeys(explanation.patch_grid for explanation in maps.values()):
         tasks = [task for task, explanation in maps.items() if explanation.patch_grid == grid]
         chosen = [items[k] for k in own] * len(tasks)
@@ -182,11 +189,9 @@ def _evaluate(
         for number, task in enumerate(tasks):
             of_own = found.scores[0][number * len(own) : (number + 1) * len(own)]
             scores = dict(zip(own, of_own, strict=True))
-            # The model was right: the map of the predicted label is that of the true one, and so are its scores.
-            rows = [scores.get(k, scores[0]) for k in range(len(items))]
             yield (
                 task,
-                [_row(item, dict(zip(metrics, row, strict=True))) for item, row in zip(items, rows, strict=True)],
+                [_row(item, dict(zip(metrics, scores[k], strict=True))) for item, k in zip(items, same, strict=True)],
             )
 
 

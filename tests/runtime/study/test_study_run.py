@@ -16,6 +16,7 @@ from eyeshine.metrics import Deletion, Steps
 from eyeshine.study import PRESETS, Column, Preset, get_preset, read_records, run
 from eyeshine.study.parquet import write_parquet
 from eyeshine.study.records import HEADER, RECORDS, Records
+from eyeshine.study.sample import examine_maps
 
 CURVES = Preset(
     "curves", "label", {"deletion": Deletion("prob", Steps(points=4))}, (Column("deletion", "deletion"),)
@@ -78,6 +79,36 @@ def test_the_predicted_label_is_explained_and_the_true_one_scored(tiny, study_of
             whole = -1 if name.startswith("insertion") else 0
             assert curve[whole] == truth["curves"][name][whole]
     assert wrong
+
+
+def test_a_right_prediction_has_the_scores_of_its_own_text(tiny, study_of, monkeypatch):
+    """Of an image with several explained texts the predicted label need not be the first."""
+    study = replace(study_of("imagenet", methods=("grad_eclip",)), dataset=Roads(4, texts="labels", size=64))
+    labels, differing = study.dataset.labels, 0
+    vectors = tiny.encode_texts(labels)
+    told = [label for k, label in enumerate(labels) if np.argmax(vectors @ vectors[k]) == k]
+    for sample in study.dataset.samples():
+        content = sample.open()
+        for label in set(content.texts[1:]).intersection(told):
+            # The model is made to be right: the image's embedding is its label's.
+            embedding = tiny.encode_texts([label])
+            monkeypatch.setattr(tiny, "encode_images", lambda image, embedding=embedding: embedding)
+            moved = replace(content, label=labels.index(label))
+            of_moved = Sample(sample.key, lambda moved=moved: moved)
+            (found,) = examine_maps(study, tiny, of_moved, [("grad_eclip", 0)], strict=True)
+            *truth, predicted = found["items"]
+            (own,) = [item for item in truth if item["text"] == label]
+            assert predicted == {**own, "role": "predicted"}
+            differing += predicted["curves"] != truth[0]["curves"]
+    assert differing
+
+
+def test_an_image_of_which_every_class_is_true_has_no_negative_text(tiny, study_of, tmp_path, monkeypatch):
+    study = study_of("negative_suppression", count=1)
+    opened = Roads._open
+    monkeypatch.setattr(Roads, "_open", lambda self, seed: replace(opened(self, seed), negatives=None))
+    run(study, tiny, tmp_path)
+    assert all("every class is in it" in record["error"] for record in read_records(tmp_path))
 
 
 class Stop(Exception):
