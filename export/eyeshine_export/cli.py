@@ -30,7 +30,7 @@ def export(
     checkpoint: Annotated[Path | None, typer.Option(help="Local .safetensors or .pt instead.")] = None,
     layers: Annotated[int | None, typer.Option(help="Also write deep.onnx, the last K blocks explained.")] = None,
     signals: Annotated[str, typer.Option(help="Groups of further graphs, with commas between them, or all.")] = "",
-    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json of a word-level model.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="tokenizer.json of a model without CLIP's own.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the manifest.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle; by default the folder's.")] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set: 23, or 20 for TensorRT before 10.14.")] = 23,

@@ -8,13 +8,14 @@ from torch.nn import functional as F
 from eyeshine import Explainer
 from eyeshine.bundle import Bundle
 from eyeshine.errors import ImageError, OptionError, SignalError, UnsupportedError
+from eyeshine.methods import GradEclip
 from eyeshine.preprocess import Preprocess
 from eyeshine_export.graph.ops import Form
 from eyeshine_export.graph.towers import encode_graph, explain_graph
 from eyeshine_export.graph.weights import vision_weights
 from eyeshine_export.reference import explain_reference
 from eyeshine_export.write import ExportOptions, export_bundle
-from oracle import evaluate, normalised, relative, run_onnxruntime, signals
+from oracle import evaluate, normalised, relative, run_onnxruntime, signals, spatial_weights, trace
 from tiny import arrays, tiny_config, tiny_model, tiny_source
 from towers import TOWERS, tower_signals, tower_source
 
@@ -162,6 +163,16 @@ def test_a_photo_of_the_models_own_size_takes_the_graph_of_that_size(bundle):
     assert wide.engine["graph"] == "image_any"
 
 
+def test_openvino_runs_any_size(bundle):
+    pytest.importorskip("openvino")
+    image = photo(50, 90)
+    onnx, vino = (
+        Explainer.load(bundle, resize="keep", provider=name).explain(image, ["red car"], method="chefer")
+        for name in ("cpu", "openvino")
+    )
+    assert relative(vino.maps, onnx.maps) <= 1e-4
+
+
 def test_embeddings_and_contrasts_at_any_size(bundle):
     explainer, mean = Explainer.load(bundle, resize="keep"), tiny_source(RAW).normalisation
     pixels = explainer.preprocess.prepare(photo(50, 90)).pixels[None]
@@ -212,3 +223,39 @@ def test_sides_become_the_nearest_number_of_whole_patches(height, width, limit, 
 def test_settings_that_do_not_belong_together_are_errors(wrong):
     with pytest.raises(OptionError, match="allowed"):
         Preprocess((32, 32), **wrong)
+
+
+@pytest.mark.parametrize("mode", ["paper-code", "notebook"])
+def test_grad_eclips_released_code_at_its_own_grid(bundle, mode):
+    """One head in the last block on a grid of the photo's: against the slow form of it, through the bundle."""
+    image, texts, method = photo(50, 90), ["red car", "green tree", "dog"], GradEclip(mode=mode)
+    explainer, mean = Explainer.load(bundle, resize="keep"), tiny_source(RAW).normalisation
+    found = explainer.explain([image, photo(50, 90, 1)], texts, method=method)
+    assert (found.engine["graph"], found.maps.shape) == ("single_head_any", (2, 3, 6, 11))
+    assert relative(found.maps[1], found.maps[0]) > 0.05
+    pixels = explainer.preprocess.prepare(image).pixels[None]
+    vectors = torch.from_numpy(explainer.encode_texts(texts)).double()
+    expected = slow_single_head(resized_model(RAW, (48, 88)), normalised(pixels, mean.mean, mean.std), vectors, mode)
+    assert relative(found.maps[0].reshape(3, -1), expected) <= 1e-4
+
+
+def slow_single_head(model, pixels, text, mode):
+    """Grad-ECLIP's released form on open_clip's weights: the last attention with one head, autograd, patch by patch."""
+    x = trace(model, pixels)[1]["input"][-1][0]
+    block, visual = model.visual.transformer.resblocks[-1], model.visual
+    packed = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
+    query, key, value = packed.chunk(3, dim=-1)
+    mixed = (query @ key.T / query.shape[1] ** 0.5).softmax(-1) @ value
+    y = x + block.ls_1(block.attn.out_proj(mixed))
+    z = y + block.ls_2(block.mlp(block.ln_2(y)))
+    embedding = visual.ln_post(z[:1]) @ visual.proj
+    maps = []
+    q, k = query, key
+    if mode == "paper-code":
+        q, k = (block.ls_1(block.attn.out_proj(t)) for t in (query, key))
+    weights = spatial_weights(q[0].detach().numpy(), k.detach().numpy())
+    for vector in text:
+        gradient = torch.autograd.grad(F.cosine_similarity(embedding, vector[None])[0], mixed, retain_graph=True)[0][0]
+        evidence = (value[1:] @ gradient).detach().numpy()
+        maps.append(np.maximum(evidence * weights, 0))
+    return np.stack(maps)

@@ -6,6 +6,8 @@ opsets 9 to 24, of LayerNormalization the first output alone, of Attention 4-D i
 qk_matmul_output_mode; axes of reductions must be initialisers. Nothing is built here: not measured on a GPU.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -22,6 +24,7 @@ from eyeshine_export.graph.towers import encode_graph, explain_graph, text_graph
 from eyeshine_export.graph.weights import text_weights, vision_weights
 from eyeshine_export.graph.words import words_graph
 from tiny import arrays, tiny_config, tiny_source
+from towers import TOWERS, tower_source
 
 SINCE = {
     **dict.fromkeys(
@@ -43,12 +46,35 @@ READS = {20: (10, 0), 23: (10, 14)}
 AXES_INPUT = {"Slice": 3, "Squeeze": 1, "Unsqueeze": 1} | dict.fromkeys(
     ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1
 )
-GRAPHS = ["encode", "image", "deep 2", "deep 4", "text", "words", "rollout", "chefer", "legrad", "gradcam", "gates"]
+KINDS = {
+    "siglip": "siglip, wide image, tanh",
+    "siglip text": "siglip",
+    "coca": "coca",
+    "coca text": "coca",
+    "clipa": "clipa",
+}
+GRAPHS = [
+    "encode",
+    "image",
+    "deep 2",
+    "deep 4",
+    "text",
+    "words",
+    "rollout",
+    "chefer",
+    "legrad",
+    "gradcam",
+    "gates",
+    "any size",
+    *KINDS,
+]
 WRITTEN_OUT = {"eyeshine.rollout", "eyeshine.chefer", "eyeshine.gates"}
 """Graphs that need the attention matrices of every block, or change them."""
 
 
 def graph_of(name, form, quick_gelu):
+    if name in KINDS:
+        return graph_of_kind(name, form)
     source = tiny_source(tiny_config(quick_gelu=quick_gelu, text={"layers": 3}))
     config, state = source.config, arrays(source, np.float32)
     if name == "text":
@@ -62,8 +88,19 @@ def graph_of(name, form, quick_gelu):
         return by_group[name](config, vision, form)
     if name == "legrad":
         return legrad_graph(config, vision, 2, form)
+    if name == "any size":
+        return explain_graph(config, vision, 1, replace(form, any_size=True))
     layers = {"image": 1, "deep 2": 2, "deep 4": 4}.get(name)
     return encode_graph(config, vision, form) if layers is None else explain_graph(config, vision, layers, form)
+
+
+def graph_of_kind(name, form):
+    source = tower_source(TOWERS[KINDS[name]])
+    config, state, normalisation = source.config, arrays(source, np.float32), source.normalisation
+    if name.endswith("text"):
+        return text_graph(config, text_weights(state, config.text, config.embed_dim), form)
+    vision = vision_weights(state, config.vision, config.embed_dim, normalisation.mean, normalisation.std)
+    return explain_graph(config, vision, 1, form)
 
 
 @pytest.fixture(scope="module", params=sorted(OPSETS))
@@ -118,7 +155,7 @@ def test_every_tensor_has_a_rank_and_none_is_float64(graph, precision):
         assert values[node.output[0]].HasField("shape"), node
         assert values[node.output[0]].elem_type != TensorProto.DOUBLE
         if node.op_type == "Attention":
-            assert [len(values[name].shape.dim) for name in (*node.input, *node.output)] == [4] * 4
+            assert [len(values[name].shape.dim) for name in (*node.input, *node.output)] == [4] * (1 + len(node.input))
             further = {"softmax_precision"} if precision == "fp16" else set()
             assert {entry.name for entry in node.attribute} == {"scale", "is_causal"} | further
     assert all(tensor.data_type != TensorProto.DOUBLE for tensor in graph.initializer)

@@ -1,4 +1,7 @@
-"""``encode`` and ``image`` for images of any size in whole patches: position embeddings are resampled in the graph."""
+"""``encode``, ``image`` and ``single_head`` for images of any size in whole patches.
+
+Position embeddings are resampled in the graph. The last of them follows Grad-ECLIP's released code to its grid.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine_export.config import ClipConfig
+from eyeshine_export.graph.single_head import single_head_graph
 from eyeshine_export.graph.towers import encode_graph, explain_graph
 from eyeshine_export.groups.base import Built, Case, Group, Parts
+from eyeshine_export.groups.single_head_reference import single_head_reference
 from eyeshine_export.oracle import Oracle
 
 __all__ = ["SIZES"]
 
-GRAPHS: Final = ("encode_any", "image_any")
+_SINGLE_HEAD: Final = "single_head_any"
 
 
 def _build(parts: Parts) -> dict[str, Built]:
-    config, form = parts.config, replace(parts.form, any_size=True)
-    return {
+    config, form, last = parts.config, replace(parts.form, any_size=True), (parts.config.vision.depth - 1,)
+    graphs = {
         "encode_any": Built(encode_graph(config, parts.vision, form), 1),
-        "image_any": Built(explain_graph(config, parts.vision, form=form), 2, (config.vision.depth - 1,)),
+        "image_any": Built(explain_graph(config, parts.vision, form=form), 2, last),
     }
+    if config.plain:
+        graphs[_SINGLE_HEAD] = Built(single_head_graph(config, parts.vision, 1, form), 3, last)
+    return graphs
 
 
 def _whole_patches(config: ClipConfig) -> bool:
@@ -33,7 +41,7 @@ def _whole_patches(config: ClipConfig) -> bool:
 
 
 def _cases(
-    oracle: Oracle, _: Mapping[str, Built], inputs: Mapping[str, NDArray[np.generic]]
+    oracle: Oracle, built: Mapping[str, Built], inputs: Mapping[str, NDArray[np.generic]]
 ) -> Iterator[Case]:  # fmt: skip
     """Another grid, wider than high, and then the model's own, whose values become the golden ones."""
     own, text, vision = inputs["pixels"], inputs["text"], oracle.source.config.vision
@@ -42,7 +50,10 @@ def _cases(
     wide = np.random.default_rng(len(own)).random((len(own), 3, *size), dtype=np.float32)
     for pixels in (wide, own):
         shape = f"B={len(pixels)}, P={len(text)}, {pixels.shape[2]}x{pixels.shape[3]}"
-        yield Case(GRAPHS, shape, {"pixels": pixels, "text": text}, oracle.explain(pixels, text, 1))
+        given = {"pixels": pixels, "text": text}
+        yield Case(("encode_any", "image_any"), shape, given, oracle.explain(pixels, text, 1))
+        if _SINGLE_HEAD in built:
+            yield Case((_SINGLE_HEAD,), shape, given, single_head_reference(oracle, pixels, text, 1))
 
 
 SIZES: Final = Group(
