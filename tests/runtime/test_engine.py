@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from eyeshine.engine import (
 from eyeshine.engine.captured import CapturedSession
 from eyeshine.engine.ort import BoundSession, Provider, open_ort
 from eyeshine.errors import EngineError, FallbackWarning, InputError, OptionError
+from eyeshine.methods import METHODS, by_passes
 from eyeshine.statistics import head_statistics
 
 CPU = Provider("CPUExecutionProvider", {})
@@ -146,15 +149,37 @@ def test_a_captured_session_refuses_axes_that_it_was_given_no_size_of(tiny_bundl
 class TwoImages(CpuOptions):
     """Graphs from pixels run two images and three texts and nothing else, as captured ones do."""
 
+    sizes: ClassVar = {"B": 2, "P": 3}
+
     def nearest(self, axis, size):
-        return {"B": 2, "P": 3}.get(axis, size)
+        return self.sizes.get(axis, size)
 
     def open(self, bundle, graph):
         info = bundle.graph(graph)
         if "pixels" not in info.inputs:
             return super().open(bundle, graph)
         session = open_ort(bundle.folder / info.file, self.session_options(), [CPU])
-        return CapturedSession(session, CPU, {"B": 2, "P": 3})
+        return CapturedSession(session, CPU, self.sizes)
+
+
+class OneImage(TwoImages):
+    sizes: ClassVar = {"B": 1, "P": 1}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="through Triton's interpreter, beside the engine for the CPU")
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not by_passes(method)])
+def test_maps_on_the_device_are_no_part_of_what_the_next_run_writes_to(name, tiny_bundle):
+    """Of one image and text a slice of an engine's output is in one piece, and no copy unless it is made one."""
+    method = METHODS[name]
+    if getattr(method, "layers", 1) > 3:
+        method = replace(method, layers=3)
+    explainer = Explainer(Bundle.open(tiny_bundle), OneImage(threads=1), backend="triton")
+    photos = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), dtype=np.uint8)
+    first = explainer.explain_on_device(photos[0], ["a red car"], method=method).maps
+    kept = first.clone()
+    second = explainer.explain_on_device(photos[1], ["a red car"], method=method).maps
+    assert torch.equal(first, kept)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("method", ["chefer_layers", "legrad"])

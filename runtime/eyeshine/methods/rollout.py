@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from eyeshine.checks import check_whole
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, for_all_prompts, need
@@ -44,7 +46,9 @@ class Rollout:
 
 
 def from_block(rows: Any, start: int) -> Any:
-    """Of rows [..., S, N], one for every block that a product starts at, the one of ``start``: [..., N].
+    """Of rows [..., S, N], one for every block that a product starts at, a copy of the one of ``start``: [..., N].
+
+    A view would be a map that changes: an engine may write its next run's outputs where the rows are.
 
     Raises:
         OptionError: a block that the tower does not have.
@@ -52,4 +56,5 @@ def from_block(rows: Any, start: int) -> Any:
     depth = rows.shape[-2]
     if not -depth <= start < depth:
         raise OptionError("the tower has no such block", got=f"start_layer {start}", allowed=f"{-depth}..{depth - 1}")
-    return rows[..., start, :]
+    row = rows[..., start, :]
+    return row.copy() if isinstance(row, np.ndarray) else row.clone()
