@@ -84,13 +84,13 @@ class Dataset(Protocol):
 
 
 def read_text(path: Path, what: str) -> str:
-    """A file of annotations, UTF-8.
+    """A file of annotations, UTF-8, with a byte order mark or without.
 
     Raises:
         OptionError: it cannot be read.
     """
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{what} cannot be read", got=f"{path}: {error}", allowed="a UTF-8 file") from error
 
@@ -117,6 +117,13 @@ def check_folder(folder: Path, what: str) -> None:
 
 
 def digest_of(path: Path) -> str:
-    """Hex SHA-256 of a file of annotations, which stands for it in a description."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex SHA-256 of a file of annotations, which stands for it in a description.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OptionError("a file of annotations cannot be read", got=str(error)) from error

@@ -15,6 +15,8 @@ from eyeshine.images import load_image
 
 __all__ = ["Captions", "Karpathy"]
 
+_COLUMNS = frozenset({"path", "file", "filename", "file_name", "filepath", "image", "image_path", "url"})
+
 
 def _content(path: Path, captions: tuple[str, ...]) -> Content:
     return Content(image=load_image(path), texts=captions, captions=captions)
@@ -25,7 +27,8 @@ class Captions:
     """A table of captions and files, ``caption TAB path``, in the shape of Conceptual Captions.
 
     Attributes:
-        table: the file, UTF-8, one pair per line, no header. A URL is refused: nothing is downloaded.
+        table: the file, UTF-8, one pair per line. A line of column names is refused, as it would be a sample whose
+            image is missing; so is a URL: nothing is downloaded.
         images: what its paths are relative to; by default the table's folder.
     """
 
@@ -62,7 +65,7 @@ class Captions:
 
     def _rows(self) -> Iterator[tuple[int, str, str]]:
         try:
-            with self.table.open(encoding="utf-8") as file:
+            with self.table.open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, 1):
                     if line.strip():
                         yield number, *self._row(number, line.rstrip("\r\n"))
@@ -75,6 +78,8 @@ class Captions:
             raise OptionError(
                 f"line {number} of the captions is not caption TAB path", got=repr(line[:80]), allowed="two columns"
             )
+        if number == 1 and path.strip().lower() in _COLUMNS:
+            raise OptionError("the captions begin with column names", got=repr(line[:80]), cure="delete the first line")
         if "://" in path:
             cure = "download the images first, and write their paths"
             raise OptionError(f"line {number} of the captions names a URL", got=path[:80], allowed="files", cure=cure)
@@ -120,13 +125,17 @@ class Karpathy:
         found = read_json(self.annotations, "Karpathy's file", ("images",))["images"]
         try:
             chosen = [
-                {**{key: image[key] for key in ("filename", "sentences")}, "filepath": image.get("filepath", "")}
+                {
+                    "filename": image["filename"],
+                    "filepath": image.get("filepath", ""),
+                    "captions": tuple(" ".join(str(sentence["raw"]).split()) for sentence in image["sentences"]),
+                }
                 for image in found
                 if image["split"] == self.split
             ]
         except (KeyError, TypeError) as error:
-            allowed = "images with filename, split and sentences"
-            raise OptionError("Karpathy's file is of another form", got=str(error), allowed=allowed) from error
+            allowed = "images with filename, split and sentences, which have raw"
+            raise OptionError("Karpathy's file is of another form", got=repr(error), allowed=allowed) from error
         if not chosen:
             splits = ", ".join(sorted({str(image["split"]) for image in found}))
             raise OptionError("no image of that split", got=repr(self.split), allowed=splits or "none")
@@ -134,7 +143,7 @@ class Karpathy:
 
     def _open(self, image: dict[str, Any]) -> Content:
         places = self.images / image["filepath"] / image["filename"], self.images / image["filename"]
-        captions = tuple(" ".join(str(sentence["raw"]).split()) for sentence in image["sentences"])
+        captions = image["captions"]
         if not all(captions) or not captions:
             raise ImageError("an image without captions, or with a blank one", got=image["filename"])
         return _content(next((path for path in places if path.is_file()), places[0]), captions)

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,8 @@ Mask = NDArray[np.bool_]
 class Coco:
     """``instances_….json`` with its images: every category of an image is one text, its instances are the objects.
 
-    Annotations of crowds are left out, and so are images without any other.
+    Annotations of crowds are left out, and those of no area: polygons of less than three corners, boxes of no width.
+    An object that holds no pixel's centre has an empty mask. Images without any annotation are left out as well.
 
     Attributes:
         annotations: the JSON file.
@@ -72,16 +74,18 @@ class Coco:
             names = {category["id"]: str(category["name"]) for category in found["categories"]}
             per_image: dict[int, dict[int, list[Any]]] = {}
             for annotation in found["annotations"]:
-                if not annotation.get("iscrowd", 0):
+                shape = _of_area(annotation["segmentation" if self.shapes == "mask" else "bbox"])
+                if not annotation.get("iscrowd", 0) and shape:
                     objects = per_image.setdefault(annotation["image_id"], {})
-                    shape = annotation["segmentation" if self.shapes == "mask" else "bbox"]
                     objects.setdefault(annotation["category_id"], []).append(shape)
+            if unnamed := {category for objects in per_image.values() for category in objects} - names.keys():
+                raise OptionError("annotations of categories without a name", got=f"{self.annotations}: {unnamed}")
             images = sorted((image for image in found["images"] if image["id"] in per_image), key=lambda i: i["id"])
             listed = [
                 ({key: image[key] for key in ("id", "file_name", "height", "width")}, per_image[image["id"]])
                 for image in images
             ]
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise OptionError("COCO's file is of another form", got=f"{self.annotations}: {error!r}") from error
         if not listed:
             raise OptionError("no image with annotations", got=str(self.annotations))
@@ -95,7 +99,8 @@ class Coco:
             )
         names = self._read[0]
         absent = [name for category, name in names.items() if category not in found]
-        drawn = np.random.default_rng((image["id"], 2_000)).choice(absent, len(found)) if absent else None
+        seed = crc32(str(image["id"]).encode())
+        drawn = np.random.default_rng((seed, 2_000)).choice(absent, len(found)) if absent else None
         return Content(
             image=photo,
             texts=tuple(names[category] for category in found),
@@ -111,15 +116,26 @@ class Coco:
                 rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
                 return np.outer((rows >= y) & (rows < y + h), (columns >= x) & (columns < x + w))
             decoder = _decoder()
-            if isinstance(shape, dict) and not isinstance(shape["counts"], list):
-                return np.asarray(decoder.decode(shape), np.bool_)
-            # Polygons, one list per part; or run lengths that are not compressed, one object.
-            encoded = decoder.frPyObjects(shape, height, width)
-            return np.asarray(
+            # Polygons, one list per part; or run lengths, compressed or not.
+            packed = isinstance(shape, dict) and not isinstance(shape["counts"], list)
+            encoded = shape if packed else decoder.frPyObjects(shape, height, width)
+            mask = np.asarray(
                 decoder.decode(decoder.merge(encoded) if isinstance(encoded, list) else encoded), np.bool_
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except Exception as error:  # pycocotools raises the base class
             raise ImageError("an annotation of another form", got=f"{shape!r:.80}: {error}") from error
+        if mask.shape != (height, width):
+            raise ImageError("an annotation of another size", got=list(mask.shape), allowed=f"[{height}, {width}]")
+        return mask
+
+
+def _of_area(shape: Any) -> Any:
+    """The shape without parts of no area, which pycocotools refuses or takes for boxes; empty where nothing is left."""
+    if isinstance(shape, dict):
+        return shape
+    if shape and isinstance(shape[0], list):  # polygons: x, y of each corner
+        return [part for part in shape if len(part) >= 6]
+    return [] if len(shape) == 4 and min(shape[2:]) <= 0 else shape
 
 
 def _decoder() -> ModuleType:

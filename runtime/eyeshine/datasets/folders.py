@@ -20,7 +20,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif",
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """``root/CLASS/image.jpg``.
+    """``root/CLASS/image.jpg``; folders and files whose names begin with a dot are left out.
 
     Attributes:
         root: the folder of the classes.
@@ -76,7 +76,7 @@ class ClassFolders:
 
     @cached_property
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.root.iterdir() if path.is_dir())
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
     @cached_property
     def _files(self) -> list[tuple[int, Path]]:
@@ -84,7 +84,7 @@ class ClassFolders:
             (place, path)
             for place, folder in enumerate(self._folders)
             for path in sorted(folder.iterdir())
-            if path.suffix.lower() in _SUFFIXES
+            if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
         ]
         if not found:
             raise OptionError("no image in any class folder", got=str(self.root), allowed="root/CLASS/image.jpg")

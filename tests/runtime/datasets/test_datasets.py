@@ -237,6 +237,100 @@ def test_coco_images_of_another_size_are_refused(coco):
         next(Coco(path, path.parent / "images").samples()).open()
 
 
+def edited(path, **changes):
+    """The JSON with its first annotation changed."""
+    found = json.loads(path.read_text("utf-8"))
+    found["annotations"][0].update(changes)
+    path.write_text(json.dumps(found), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("shape", [[], [[]], [[10, 5, 30, 5]], [[10, 5, 30, 5], [1, 1]]])
+def test_coco_annotations_of_no_area_are_no_objects(coco, shape):
+    """The dog is one of two things in image 7; a polygon of two corners is none."""
+    path = edited(coco[0], segmentation=shape, bbox=[10, 5, 0, 10])
+    for shapes in ("mask", "box"):
+        data = Coco(path, path.parent / "images", shapes)
+        assert [sample.open().texts for sample in data.samples()] == [("dog",), ("car",)]
+    part = edited(path, segmentation=[*shape, [10, 5, 30, 5, 30, 15, 10, 15]])
+    _, both = Coco(part, path.parent / "images").samples()
+    assert both.open().masks[0].sum() == 200
+
+
+@pytest.mark.parametrize(
+    "shape", [{"size": [9, 9], "counts": [81]}, {"size": [40, 50]}, {"counts": "x"}, [["a"] * 6], [1, 2, 3, 4, 5]]
+)
+def test_a_coco_annotation_of_another_form_is_one_broken_sample(coco, shape):
+    path = edited(coco[0], segmentation=shape)
+    whole, both = Coco(path, path.parent / "images").samples()
+    assert whole.open().texts == ("dog",)
+    with pytest.raises(ImageError, match="an annotation of another"):
+        both.open()
+
+
+def test_coco_categories_without_a_name_are_refused(coco):
+    path = edited(coco[0], category_id=77)
+    with pytest.raises(OptionError, match=r"without a name.*77"):
+        len(Coco(path, path.parent / "images"))
+
+
+def test_coco_ids_may_be_words(coco):
+    path = coco[0]
+    text = path.read_text("utf-8").replace('"image_id": 7', '"image_id": "b7"').replace('"id": 7', '"id": "b7"')
+    text = (
+        text.replace('"image_id": 3', '"image_id": "a3"')
+        .replace('"id": 3', '"id": "a3"')
+        .replace('"id": 4', '"id": "c4"')
+    )
+    path.write_text(text, "utf-8")
+    whole, both = Coco(path, path.parent / "images").samples()
+    assert (whole.key, both.key) == ("a3", "b7")
+    assert both.open().negatives == ("tree", "tree")
+
+
+def test_a_table_may_come_from_windows(table):
+    rows = [(content.texts, content.image.sum()) for content in (s.open() for s in list(Captions(table).samples())[:3])]
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n"))
+    again = [
+        (content.texts, content.image.sum()) for content in (s.open() for s in list(Captions(table).samples())[:3])
+    ]
+    assert again == rows
+
+
+def test_column_names_are_no_sample(table):
+    table.write_text("caption\tImage_Path\n" + table.read_text("utf-8"), "utf-8")
+    with pytest.raises(OptionError, match=r"column names.*delete the first line"):
+        len(Captions(table))
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(classes):
+    picture(classes / ".cache" / "1.png")
+    (classes / "n01" / "._0.JPEG").write_bytes(b"resource fork")
+    (classes.parent / "names.txt").write_text("\ufeffn01 tench\r\nn02 red car\r\nn03 cat\r\n", "utf-8")
+    data = ClassFolders(classes, classes.parent / "names.txt")
+    assert data.labels == ("tench", "red car", "cat")
+    assert len(data) == 3
+
+
+def test_karpathy_sentences_of_another_form_are_refused_before_the_first_is_explained(karpathy):
+    karpathy.write_text(karpathy.read_text("utf-8").replace('"raw"', '"tokens"'), "utf-8")
+    with pytest.raises(OptionError, match="raw"):
+        len(Karpathy(karpathy, karpathy.parent))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "LA", "I;16"])
+def test_images_of_any_kind_are_read_as_colours(table, mode):
+    suffix = "tif" if mode in ("CMYK", "LA") else "png"
+    grey = Image.fromarray(np.full((6, 9), 200, np.uint8))
+    if mode == "I;16":
+        grey = Image.fromarray(np.full((6, 9), 200 * 257, np.uint16))
+    (grey if mode == "I;16" else grey.convert(mode)).save(table.parent / f"one.{suffix}")
+    table.write_text(f"a dog\tone.{suffix}\n", "utf-8")
+    image = next(Captions(table).samples()).open().image
+    assert image.shape == (6, 9, 3)
+    assert np.abs(image.astype(int) - 200).max() <= 1
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
