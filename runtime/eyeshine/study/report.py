@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["markdown", "write_report"]
 
 _ARROW = {"higher": "↑", "lower": "↓"}
+_FEW = 8  # points of a curve that is printed as well as drawn
 _STRIPS, _SHOWN = 2, 4  # samples and methods of the picture strip
 
 
@@ -82,8 +83,27 @@ def markdown(preset: Preset, table: Table, header: dict[str, Any]) -> str:
         cells = [_cell(table, method, column.title) for column in table.columns]
         cost = f"{table.cost[method]:.1f}" if method in table.cost else "–"
         lines.append(f"| {method} | {' | '.join(cells)} | {table.samples.get(method, 0)} | {cost} |")
-    lines += ["", *_notes(table, identity)]
+    lines += ["", *_levels(preset, table), *_notes(table, identity)]
     return "\n".join(lines) + "\n"
+
+
+def _levels(preset: Preset, table: Table) -> list[str]:
+    """The points of curves that have few, as numbers."""
+    lines: list[str] = []
+    for (metric, role), curves in table.curves.items():
+        own: Any = preset.metrics[metric]
+        if len(own.shares) > _FEW:
+            continue
+        said = "" if role == "truth" else f", {role} label explained"
+        lines += [
+            f"Mean {own.unit} at each share that is changed ({metric}{said}):",
+            "",
+            f"| method | {' | '.join(f'{share:.0%}' for share in own.shares)} |",
+            "| --- |" + " ---: |" * len(own.shares),
+            *(f"| {name} | {' | '.join(f'{value:.4f}' for value in curve)} |" for name, curve in curves.items()),
+            "",
+        ]
+    return lines
 
 
 def _cell(table: Table, method: str, title: str) -> str:

@@ -128,6 +128,7 @@ def write_report(check: Check, rows: Sequence[Row], facts: Mapping[str, Any], fo
             continue
         picture = folder / f"{measure}.png"
         if check == "methods":
+            means = _with_values(means)
             names = list(dict.fromkeys(name for pair in means for name in pair))
             save_png(matrix(f"{measure} of two methods", names, means), picture)
             table = _pairs(names, means)
@@ -145,6 +146,12 @@ def write_report(check: Check, rows: Sequence[Row], facts: Mapping[str, Any], fo
     except OSError as error:
         raise OutputError("the report cannot be written", got=str(error)) from error
     return path
+
+
+def _with_values(means: Mapping[tuple[Any, ...], Mean]) -> dict[tuple[Any, ...], Mean]:
+    """Pairs of the methods that a measure is defined for at all: most methods have no negative values."""
+    there = {name for pair, mean in means.items() if mean.defined for name in pair}
+    return {pair: mean for pair, mean in means.items() if there.issuperset(pair)}
 
 
 def matrix(title: str, names: Sequence[str], means: Mapping[tuple[Any, ...], Mean]) -> Image.Image:
