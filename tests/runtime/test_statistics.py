@@ -190,6 +190,16 @@ def test_two_bundles_agree_with_themselves_and_less_with_each_other(explainer, e
     np.testing.assert_allclose(between, agreement(second, first))
     with pytest.raises(OptionError, match="different requests"):
         agreement(first, embedded.explain(images, ["a car", "a tree"]))
+    for others in (images[:1], images[::-1], [photo(1), photo(3, 60, 50)]):
+        with pytest.raises(OptionError, match="the same photos and texts in both"):
+            agreement(first, embedded.explain(others, texts))
+    for image in (2, -1, None):
+        with pytest.raises(OptionError, match=r"image is a whole number; got .*allowed: 0\.\.1"):
+            consistency(first, image)
+        with pytest.raises(OptionError, match=r"image is a whole number"):
+            share_inside(first, (0, 0, 5, 5), image)
+        with pytest.raises(OptionError, match=r"image is a whole number"):
+            overlap(first, np.ones((40, 50)), image)
 
 
 def test_the_share_of_heat_inside_a_box_and_a_gaze_map(explainer):

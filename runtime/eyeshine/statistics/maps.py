@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eyeshine.checks import check_whole
 from eyeshine.errors import OptionError
 from eyeshine.explanation import Explanation
 from eyeshine.statistics.distribution import as_distribution
@@ -25,7 +26,11 @@ def consistency(explanation: Explanation, image: int = 0) -> Array:
     """Rank correlations [P, P] of the maps of an image for its P texts; 1 on the diagonal.
 
     A method that does not depend on the text has 1 everywhere; NaN where a map is flat.
+
+    Raises:
+        OptionError: no such image.
     """
+    _check_image(explanation, image)
     maps = explanation.maps[image]
     return np.array([[rank_correlation(first, second) for second in maps] for first in maps])
 
@@ -37,9 +42,10 @@ def agreement(first: Explanation, second: Explanation) -> Array:
     saw it; NaN where a map is flat there.
 
     Raises:
-        OptionError: other texts, or photos of other sizes.
+        OptionError: other texts, or other photos.
     """
-    if first.texts != second.texts or [i.shape for i in first.images] != [i.shape for i in second.images]:
+    same = len(first.images) == len(second.images) and all(map(np.array_equal, first.images, second.images))
+    if first.texts != second.texts or not same:
         raise OptionError("two explanations of different requests", allowed="the same photos and texts in both")
     rows, columns = (
         _POINTS_EACH * max(sides) for sides in zip(first.patch_grid, second.patch_grid, strict=True)
@@ -65,8 +71,10 @@ def share_inside(explanation: Explanation, region: ArrayLike, image: int = 0) ->
         image: of the explanation.
 
     Raises:
-        OptionError: a region that is empty, outside, negative or of another size; a map without positive values.
+        OptionError: a region that is empty, outside, negative or of another size; a map without positive values; no
+            such image.
     """
+    _check_image(explanation, image)
     gaze = _region(np.asarray(region, np.float64), explanation.images[image].shape[:2])
     result: Array = _heat(explanation, image) @ (gaze / gaze.max()).reshape(-1)
     return result
@@ -77,9 +85,14 @@ def overlap(explanation: Explanation, gaze: ArrayLike, image: int = 0) -> Array:
 
     Args and errors as in ``share_inside``; 1 where both are the same, which a share inside never tells.
     """
+    _check_image(explanation, image)
     given = _region(np.asarray(gaze, np.float64), explanation.images[image].shape[:2])
     result: Array = np.minimum(_heat(explanation, image), as_distribution(given.reshape(-1))).sum(-1)
     return result
+
+
+def _check_image(explanation: Explanation, image: int) -> None:
+    check_whole("image", image, 0, len(explanation.images) - 1)
 
 
 def _heat(explanation: Explanation, image: int) -> Array:
