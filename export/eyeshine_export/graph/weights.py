@@ -8,7 +8,6 @@ its LayerNorm and projection: it is a constant of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +15,12 @@ import numpy as np
 from eyeshine.errors import ExportError
 from eyeshine_export.config import PoolerConfig, TextConfig, TowerConfig, VisionConfig
 from eyeshine_export.graph.ops import Array
+from eyeshine_export.graph.state import Reader, StateDict
 
 __all__ = [
     "AttentionWeights", "BlockWeights", "PoolerWeights", "StateDict", "TextWeights", "VisionWeights", "text_weights",
     "vision_weights",
 ]  # fmt: skip
-
-StateDict = Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,61 +106,11 @@ class VisionWeights:
     pooler: PoolerWeights | None = None
 
 
-class _Reader:
-    """Takes arrays out of a state dictionary by name, checks their shapes, and knows which ones it took."""
-
-    def __init__(self, state: StateDict, prefix: str) -> None:
-        self.state, self.prefix = state, prefix
-        self.taken: set[str] = set()
-
-    def _find(self, key: str) -> Array:
-        if key not in self.state:
-            raise ExportError(
-                "checkpoint and configuration disagree: a weight is missing",
-                got=f"no {key}",
-                cure="name the configuration that this checkpoint was trained with",
-            )
-        return self.state[key]
-
-    def __call__(self, name: str, *shape: int) -> Array:
-        key = f"{self.prefix}{name}"
-        array = self._find(key)
-        self.taken.add(key)
-        if array.shape != shape:
-            raise ExportError(
-                "checkpoint and configuration disagree: a weight has another shape",
-                got=f"{key} {array.shape}",
-                allowed=str(shape),
-                cure="name the configuration that this checkpoint was trained with",
-            )
-        return array
-
-    def rows(self, name: str) -> int:
-        """Rows of a matrix whose height the configuration leaves open."""
-        return int(self._find(f"{self.prefix}{name}").shape[0])
-
-    def finish(self, *elsewhere: str) -> None:
-        """Refuse weights that nothing took: they change what the model computes. ``elsewhere``: beginnings of names."""
-        for key in self.state:
-            if key.startswith(self.prefix) and key not in self.taken and not key.startswith(elsewhere):
-                raise ExportError(
-                    "checkpoint and configuration disagree: the configuration has no place for a weight",
-                    got=f"{key} {self.state[key].shape}",
-                    cure="name the configuration that this checkpoint was trained with",
-                )
-
-    def has(self, name: str) -> bool:
-        return f"{self.prefix}{name}" in self.state
-
-    def pair(self, name: str, *shape: int) -> tuple[Array, Array]:
-        return self(f"{name}.weight", *shape), self(f"{name}.bias", shape[0])
-
-
 def vision_weights(
     state: StateDict, config: VisionConfig, embed_dim: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> VisionWeights:
     """Take the image tower's arrays; ``mean`` and ``std`` are the model's normalisation of RGB in 0..1."""
-    read = _Reader(state, "visual.")
+    read = Reader(state, "visual.")
     width, (patch_h, patch_w) = config.width, config.patch_size
     grid_h, grid_w = config.grid
     conv = read("conv1.weight", width, 3, patch_h, patch_w)
@@ -192,7 +140,7 @@ def vision_weights(
 
 def text_weights(state: StateDict, config: TextConfig, embed_dim: int) -> TextWeights:
     """Take the text tower's arrays."""
-    read = _Reader(state, "")
+    read = Reader(state, "")
     projection_bias = None
     if not config.projection:
         projection = np.eye(config.width, embed_dim, dtype=read("ln_final.weight", config.width).dtype)
@@ -216,7 +164,7 @@ def text_weights(state: StateDict, config: TextConfig, embed_dim: int) -> TextWe
     return weights
 
 
-def _blocks(read: _Reader, tower: str, config: TowerConfig) -> tuple[BlockWeights, ...]:
+def _blocks(read: Reader, tower: str, config: TowerConfig) -> tuple[BlockWeights, ...]:
     deepest = f"transformer.resblocks.{config.layers}.ln_1.weight"
     if read.has(deepest):
         raise ExportError(
@@ -228,7 +176,7 @@ def _blocks(read: _Reader, tower: str, config: TowerConfig) -> tuple[BlockWeight
     return tuple(_block(read, tower, index, config.width) for index in range(config.layers))
 
 
-def _block(read: _Reader, tower: str, index: int, width: int) -> BlockWeights:
+def _block(read: Reader, tower: str, index: int, width: int) -> BlockWeights:
     at = f"transformer.resblocks.{index}"
     packed_weight = read(f"{at}.attn.in_proj_weight", 3 * width, width)
     packed_bias = read(f"{at}.attn.in_proj_bias", 3 * width)
@@ -246,7 +194,7 @@ def _block(read: _Reader, tower: str, index: int, width: int) -> BlockWeights:
     )
 
 
-def _scaled(read: _Reader, gamma_name: str, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+def _scaled(read: Reader, gamma_name: str, pair: tuple[Array, Array]) -> tuple[Array, Array]:
     """Fold LayerScale, where the block has one: gamma * (W x + b) = (gamma W) x + gamma b."""
     if not read.has(gamma_name):
         return pair
@@ -255,7 +203,7 @@ def _scaled(read: _Reader, gamma_name: str, pair: tuple[Array, Array]) -> tuple[
     return gamma[:, None] * weight, gamma * bias
 
 
-def _pooler(read: _Reader, config: PoolerConfig, context: int) -> PoolerWeights:
+def _pooler(read: Reader, config: PoolerConfig, context: int) -> PoolerWeights:
     """A pooler in open_clip's keys; ``context`` is the width of the tokens. Its first query alone is read."""
     at, width = "attn_pool", config.width
     matrices, biases = _packed(read, f"{at}.attn", width, context), read(f"{at}.attn.in_proj_bias", 3 * width)
@@ -283,7 +231,7 @@ def _pooler(read: _Reader, config: PoolerConfig, context: int) -> PoolerWeights:
     return PoolerWeights((latent @ query.T + query_bias).astype(query.dtype), block)
 
 
-def _packed(read: _Reader, at: str, width: int, context: int) -> list[Array]:
+def _packed(read: Reader, at: str, width: int, context: int) -> list[Array]:
     """Query, key and value matrices: one where the tokens have the pooler's width, three where they have another."""
     if context == width:
         return list(read(f"{at}.in_proj_weight", 3 * width, width).reshape(3, width, width))
