@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyeshine.errors import EyeshineError, OptionError, OutputError
+from eyeshine.metrics import Degradation
 from eyeshine.metrics.retrieval import Recall
 from eyeshine.render import save_png
 from eyeshine.study.charts import chart, degradation_strip
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["markdown", "write_report"]
 
 _ARROW = {"higher": "↑", "lower": "↓"}
-_FEW = 8  # points of a curve that is printed as well as drawn
 _STRIPS, _SHOWN = 2, 4  # samples and methods of the picture strip
 
 
@@ -53,7 +53,8 @@ def write_report(study: Study, explainer: Explainer | None, folder: Path) -> Pat
     pictures = _draw_curves(study.preset, table, folder)
     if explainer is not None and any(metric.views for metric in study.preset.metrics.values()):
         pictures += _draw_strips(study, explainer, folder)
-    lines = [markdown(study.preset, table, header), *(f"![{path.stem}]({path.name})\n" for path in pictures)]
+    lines = [markdown(study.preset, table, header), *_levels(study.preset, table)]
+    lines += [f"![{path.stem}]({path.name})\n" for path in pictures]
     path = folder / "report.md"
     try:
         path.write_text("\n".join(lines), "utf-8")
@@ -83,26 +84,24 @@ def markdown(preset: Preset, table: Table, header: dict[str, Any]) -> str:
         cells = [_cell(table, method, column.title) for column in table.columns]
         cost = f"{table.cost[method]:.1f}" if method in table.cost else "–"
         lines.append(f"| {method} | {' | '.join(cells)} | {table.samples.get(method, 0)} | {cost} |")
-    lines += ["", *_levels(preset, table), *_notes(table, identity)]
+    lines += ["", *_notes(table, identity)]
     return "\n".join(lines) + "\n"
 
 
 def _levels(preset: Preset, table: Table) -> list[str]:
-    """The points of curves that have few, as numbers."""
+    """The score at each level of a degradation: it has few, and they are what the paper shows."""
     lines: list[str] = []
-    for (metric, role), curves in table.curves.items():
+    for (metric, _), curves in table.curves.items():
         own: Any = preset.metrics[metric]
-        if len(own.shares) > _FEW:
-            continue
-        said = "" if role == "truth" else f", {role} label explained"
-        lines += [
-            f"Mean {own.unit} at each share that is changed ({metric}{said}):",
-            "",
-            f"| method | {' | '.join(f'{share:.0%}' for share in own.shares)} |",
-            "| --- |" + " ---: |" * len(own.shares),
-            *(f"| {name} | {' | '.join(f'{value:.4f}' for value in curve)} |" for name, curve in curves.items()),
-            "",
-        ]
+        if isinstance(own, Degradation):
+            lines += [
+                f"Mean {own.unit} with so much of the patches occluded, hottest first ({metric}):",
+                "",
+                f"| method | {' | '.join(f'{share:.0%}' for share in own.shares)} |",
+                "| --- |" + " ---: |" * len(own.shares),
+                *(f"| {name} | {' | '.join(f'{value:.4f}' for value in curve)} |" for name, curve in curves.items()),
+                "",
+            ]
     return lines
 
 
