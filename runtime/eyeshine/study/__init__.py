@@ -8,7 +8,7 @@ from __future__ import annotations
 from eyeshine.study.parquet import write_parquet
 from eyeshine.study.preset import Column, Preset
 from eyeshine.study.presets import PRESETS, get_preset
-from eyeshine.study.records import read_records
+from eyeshine.study.records import drop_failed, read_records
 from eyeshine.study.report import write_report
 from eyeshine.study.run import Study, run
 from eyeshine.study.table import Cell, Table, tabulate
@@ -20,6 +20,7 @@ __all__ = [
     "Preset",
     "Study",
     "Table",
+    "drop_failed",
     "get_preset",
     "read_records",
     "run",

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from eyeshine.errors import OptionError, OutputError
 from eyeshine.saving import make_folder
 
-__all__ = ["HEADER", "RECORDS", "Records", "Task", "read_header", "read_records"]
+__all__ = ["HEADER", "RECORDS", "Records", "Task", "drop_failed", "read_header", "read_records"]
 
 Task = tuple[str, str, int]
 """Key of the sample, name of the method, seed."""
 
 HEADER: Final = "study.json"
 RECORDS: Final = "records.jsonl"
+_MAKE_ROOM: Final = "make room, then resume"
 _SYNC_S: Final = 5.0  # seconds of work that a power failure may cost; a killed process loses none
 
 
@@ -47,23 +48,16 @@ class Records:
     def __init__(self, folder: Path, identity: Mapping[str, Any], facts: Mapping[str, Any], *, resume: bool) -> None:
         make_folder(folder)
         self._path, header = folder / RECORDS, folder / HEADER
-        if header.exists():
-            if not resume:
-                cure = "resume it, or name another folder"
-                raise OptionError("there is a study already", got=str(folder), cure=cure)
-            _check_same(read_header(folder)["identity"], identity)
-        elif self._path.exists() and self._path.stat().st_size:
-            raise OptionError("records without a header", got=str(self._path), cure="name another folder")
+        if header.exists() and not resume:
+            raise OptionError("there is a study already", got=str(folder), cure="resume it, or name another folder")
+        self._file = _opened(self._path)
         try:
-            self._file = self._path.open("ab")
-        except OSError as error:
-            raise OutputError("records cannot be written", got=str(error), cure="name another folder") from error
-        try:
-            _lock(self._file.fileno(), self._path)
-            if not header.exists():
-                partial = header.with_suffix(".tmp")
-                partial.write_text(json.dumps({"identity": identity, "facts": facts}, indent=1) + "\n", "utf-8")
-                partial.replace(header)
+            if header.exists():  # looked at under the lock: another process may have written it
+                _check_same(read_header(folder)["identity"], identity)
+            elif self._path.stat().st_size:
+                raise OptionError("records without a header", got=str(self._path), cure="name another folder")
+            else:
+                _replace(header, [json.dumps({"identity": identity, "facts": facts}, indent=1) + "\n"])
             os.truncate(self._path, _whole_lines(self._path))
             self.done = _done(folder)
         except BaseException:
@@ -78,23 +72,51 @@ class Records:
             OutputError: the disk is full, or the like.
         """
         listed = list(records)
-        lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in listed)
         try:
-            self._file.write(lines.encode())
+            self._file.write("".join(map(_line, listed)).encode())
             self._file.flush()
             if monotonic() - self._synced > _SYNC_S:
                 os.fsync(self._file.fileno())
                 self._synced = monotonic()
         except OSError as error:
-            raise OutputError("records cannot be written", got=str(error), cure="make room, then resume") from error
+            raise OutputError("records cannot be written", got=str(error), cure=_MAKE_ROOM) from error
         self.done.update(_task(record) for record in listed)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        try:
+            with self._file:  # closing writes what a full disk kept back
+                os.fsync(self._file.fileno())
+        except OSError as failed:
+            if error is None:
+                raise OutputError("records cannot be written", got=str(failed), cure=_MAKE_ROOM) from failed
+
+
+def drop_failed(folder: Path, identity: Mapping[str, Any]) -> int:
+    """Take the records of failures out of a study, so that resuming it does them anew.
+
+    Args:
+        folder: of the study; nothing is done where there is none yet.
+        identity: as of ``Records``.
+
+    Returns:
+        How many records there were.
+
+    Raises:
+        OptionError: the records are of another study, or damaged.
+        OutputError: they cannot be written, or another process writes them.
+    """
+    if not (folder / HEADER).exists():
+        return 0
+    path = folder / RECORDS
+    with _opened(path):
+        _check_same(read_header(folder)["identity"], identity)
+        failed = sum("error" in record for record in read_records(folder))
+        if failed:
+            _replace(path, (_line(record) for record in read_records(folder) if "error" not in record))
+    return failed
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -130,6 +152,37 @@ def read_records(folder: Path) -> Iterator[dict[str, Any]]:
                 cure = "delete the line, then resume: it is done anew"
                 raise OptionError("a damaged record", got=f"line {number} of {path}: {error!r}", cure=cure) from error
             yield record
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The records, locked, for appending."""
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise OutputError("records cannot be written", got=str(error), cure="name another folder") from error
+    try:
+        _lock(file.fileno(), path)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _replace(path: Path, lines: Iterable[str]) -> None:
+    """Write a file anew, whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError("records cannot be written", got=str(error), cure=_MAKE_ROOM) from error
 
 
 def _done(folder: Path) -> set[Task]:
@@ -185,9 +238,12 @@ def _check_same(there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
 def _lock(descriptor: int, path: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows, where a file that is open for writing cannot be opened a second time by accident
+    except ImportError:  # Windows has no such lock
         return
+    said = OutputError("another process writes these records", got=str(path), cure="wait for it")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OutputError("another process writes these records", got=str(path), cure="wait for it") from error
+        raise said from error
+    if not os.path.samestat(os.fstat(descriptor), path.stat()):  # written anew since it was opened
+        raise said

@@ -13,7 +13,8 @@ from eyeshine.datasets import Roads, Sample
 from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, SignalError
 from eyeshine.methods import METHODS, GradEclip
 from eyeshine.metrics import Deletion, Steps
-from eyeshine.study import PRESETS, Column, Preset, get_preset, read_records, run
+from eyeshine.study import PRESETS, Column, Preset, drop_failed, get_preset, read_records, run
+from eyeshine.study import records as records_module
 from eyeshine.study.parquet import write_parquet
 from eyeshine.study.records import HEADER, RECORDS, Records
 from eyeshine.study.sample import examine_maps
@@ -242,6 +243,69 @@ def test_a_sample_that_fails_is_recorded_and_not_done_again(tiny, study_of, tmp_
     assert run(study, tiny, tmp_path / "a", resume=True) == 0
     with pytest.raises(ImageError):
         run(study, tiny, tmp_path / "b", strict=True)
+
+
+def test_what_failed_is_done_anew_where_that_is_asked_for(tiny, study_of, tmp_path):
+    study = study_of("confidence_drop")
+    assert drop_failed(tmp_path / "none", study.identity(tiny)) == 0
+    run(replace(study, dataset=Broken(4, size=64)), tiny, tmp_path)
+    with pytest.raises(OptionError, match="another one"):
+        drop_failed(tmp_path, study_of("concept_drop").identity(tiny))
+    assert len(contents(tmp_path)) == 8
+    assert drop_failed(tmp_path, study.identity(tiny)) == 4
+    assert drop_failed(tmp_path, study.identity(tiny)) == 0
+    assert not any("error" in record for record in contents(tmp_path))
+    assert run(study, tiny, tmp_path, resume=True) == 4
+    run(study, tiny, tmp_path / "whole")
+    order = lambda record: (record["key"], record["method"])
+    assert sorted(contents(tmp_path), key=order) == sorted(contents(tmp_path / "whole"), key=order)
+
+
+def test_records_that_are_written_anew_are_not_appended_to_where_they_were(tmp_path, monkeypatch):
+    """A second process that opened the file before it was replaced locks what is no longer there."""
+    with Records(tmp_path, {}, {}, resume=False) as records:
+        records.add([{"key": "1", "method": "a", "seed": 0, "error": "gone"}])
+    lock = records_module._lock
+
+    def late(descriptor, path):
+        monkeypatch.undo()
+        assert drop_failed(tmp_path, {}) == 1
+        lock(descriptor, path)
+
+    monkeypatch.setattr(records_module, "_lock", late)
+    with pytest.raises(OutputError, match="another process"):
+        Records(tmp_path, {}, {}, resume=True)
+
+
+def test_an_identity_is_compared_with_what_another_process_began_meanwhile(tmp_path, monkeypatch):
+    lock = records_module._lock
+
+    def late(descriptor, path):
+        monkeypatch.undo()
+        with Records(tmp_path, {"a": 1}, {}, resume=False):
+            pass
+        lock(descriptor, path)
+
+    monkeypatch.setattr(records_module, "_lock", late)
+    with pytest.raises(OptionError, match="another one"):
+        Records(tmp_path, {"a": 2}, {}, resume=False)
+
+
+def test_a_full_disk_is_said_once(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    def write(error):
+        with Records(tmp_path, {}, {}, resume=True):
+            monkeypatch.setattr("eyeshine.study.records.os.fsync", full)
+            if error is not None:
+                raise error
+
+    with pytest.raises(OutputError, match=r"No space left.*make room"):
+        write(None)
+    monkeypatch.undo()
+    with pytest.raises(KeyError):  # what went wrong first
+        write(KeyError())
 
 
 def test_a_method_that_fails_takes_no_other_with_it(tiny, study_of, tmp_path):
