@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from eyeshine.errors import OptionError
 from eyeshine.texts import check_texts
 
-__all__ = ["Against", "Target", "make_target"]
+__all__ = ["Against", "Target", "make_target", "with_others"]
 
 
 class ContrastChoice(Protocol):
@@ -38,7 +38,8 @@ class Target:
 
     Attributes:
         name: as it stands in results.
-        prompts: the distinct texts that the graph is given, the explained ones first.
+        prompts: the texts that the graph is given: the P explained ones, as often as they are asked for, then others,
+            each once.
         weights: [P, len(prompts)], or [B, P, len(prompts)] where every image has its own; row p makes the target of
             text p. None for the text alone.
     """
@@ -89,12 +90,17 @@ def make_target(texts: Sequence[str], against: Against) -> Target:
     if not others:
         raise OptionError("against is empty", allowed="texts, 'rest', or None for the text alone")
     check_texts(others, "against text")
-    prompts = list(dict.fromkeys([*texts, *others]))
+    prompts = with_others(texts, others)
     weights = np.zeros((count, len(prompts)), dtype=np.float32)
     for row, text in enumerate(texts):
         if set(others) == {text}:
             raise OptionError("a text cannot be explained against itself alone", got=repr(text))
-        weights[row, prompts.index(text)] += 1
+        weights[row, row] += 1
         for other in others:
             weights[row, prompts.index(other)] -= 1 / len(others)
     return Target(f"text against {', '.join(repr(other) for other in others)}", tuple(prompts), weights)
+
+
+def with_others(texts: Sequence[str], others: Iterable[str]) -> list[str]:
+    """The explained texts as they are, then what of the others is not among them, each once."""
+    return [*texts, *dict.fromkeys(other for other in others if other not in texts)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from eyeshine.concept.candidates import load_candidates
 from eyeshine.errors import OptionError
-from eyeshine.targets import Target
+from eyeshine.targets import Target, with_others
 
 __all__ = ["Contrast", "ContrastOptions", "contrast_target"]
 
@@ -96,13 +96,13 @@ def contrast_target(
     choices = [
         [_choose(text, candidates, row, alike[p], options.top) for p, text in enumerate(texts)] for row in probabilities
     ]
-    prompts = tuple(dict.fromkeys([*texts, *(choice.chosen for row in choices for choice in row)]))
+    prompts = with_others(texts, (choice.chosen for row in choices for choice in row))
     weights = np.zeros((len(images), len(texts), len(prompts)), np.float32)
     for b, row in enumerate(choices):
         for p, choice in enumerate(row):
-            weights[b, p, prompts.index(choice.text)] += 1
+            weights[b, p, p] += 1
             weights[b, p, prompts.index(choice.chosen)] -= 1
-    return Target("text against a contrast chosen for each image", prompts, weights), choices
+    return Target("text against a contrast chosen for each image", tuple(prompts), weights), choices
 
 
 def _choose(text: str, candidates: Sequence[str], present: Array, alike: Array, top: int) -> Contrast:
