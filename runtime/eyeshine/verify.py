@@ -34,8 +34,8 @@ Array = NDArray[np.generic]
 def output_error(output: str, got: Array, expected: Array) -> float:
     """Largest absolute difference over the largest absolute expected value; infinite where shapes differ or NaN.
 
-    A similarity of any kind is measured against 1: a cosine is a sum of products of unit vectors and can be near 0 by itself,
-    its rounding error is that of 1.
+    A similarity of any kind is measured against 1: a cosine is a sum of products of unit vectors and can be near 0 by
+    itself, its rounding error is that of 1.
     """
     values, wanted = got.astype(np.float64), expected.astype(np.float64)
     if values.shape != wanted.shape or not np.isfinite(values).all():
