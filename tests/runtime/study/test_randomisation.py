@@ -23,6 +23,7 @@ from eyeshine_export.source import Source
 from eyeshine_export.write import ExportOptions, export_bundle
 from oracle import relative
 from tiny import tiny_source, word_tokens
+from towers import TOWERS, tower_source
 
 TEXTS = ("a red car", "the green tree")
 GRAPHED = ("grad_eclip", "chefer", "concept_attribution", "rollout", "saliency", "legrad")
@@ -211,3 +212,26 @@ def test_what_cannot_be_drawn_is_refused(tiny, tmp_path):
         copy.randomise("head", 0, "uniform")
     with pytest.raises(OptionError, match=r"seeds"):
         Randomisation(seeds=(1, 1))
+
+
+@pytest.mark.parametrize(("name", "precision"), [("siglip", "fp32"), ("coca", "fp32"), ("clipa", "fp16")])
+def test_other_towers_are_drawn_whole(tmp_path, image, name, precision):
+    """Poolers belong to the head, and their learned query is drawn like any weight; half precision stays so."""
+    export_bundle(tower_source(TOWERS[name]), tmp_path / "tower", ExportOptions(precision=precision))
+    bundle = Bundle.open(tmp_path / "tower")
+    copy, shipped = WeightCopy(bundle, tmp_path / "copy"), np.load(tmp_path / "tower" / HEADS)
+    bound = 1e-6 if precision == "fp32" else 1e-2  # the exporter projects by the checkpoint's weights, not rounded ones
+    assert relative(head_projection(copy.arrays(), len(shipped)), shipped) <= bound
+    before, vector = copy.arrays(), opened(copy).encode_images(image)[0]
+    copy.randomise("head", 0)
+    pooled = [weight for weight in before if weight.startswith("visual.pool.")]
+    assert bool(pooled) == (name != "clipa")
+    assert not any((copy.arrays()[weight] == before[weight]).all() for weight in pooled)
+    for step in copy.steps[1:]:
+        copy.randomise(step, 0)
+    now = copy.arrays()
+    assert [weight for weight in before if (now[weight] == before[weight]).all()] == []
+    assert {weight: array.dtype for weight, array in now.items()} == {w: array.dtype for w, array in before.items()}
+    other = opened(copy).encode_images(image)[0]
+    assert np.isfinite(other).all()
+    assert abs(float(other @ vector)) < 0.9
