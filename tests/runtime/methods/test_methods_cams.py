@@ -138,6 +138,8 @@ def test_a_contrast_of_each_images_own_is_that_of_the_image_alone(explainer, met
     options = ContrastOptions(candidates=["a dog", "a tree", "the sky", "a house"], top=1)
     photos = [photo(seed) for seed in range(3)]
     together = explainer.explain(photos, TEXTS, method=method, against=options)
+    chosen = [tuple(choice.chosen for choice in of_image) for of_image in together.details["contrast"]]
+    assert len(set(chosen)) > 1  # else one target would do for all
     for index, image in enumerate(photos):
         alone = explainer.explain(image, TEXTS, method=method, against=options)
         assert relative(together.maps[index], alone.maps[0]) <= 1e-4
