@@ -73,14 +73,16 @@ def evaluate(
     dataset: study.DatasetName = None,
     data: study.Data = None,
     images_folder: study.ImagesFolder = None,
-    split: study.Split = "test",
+    split: study.Split = None,
+    shapes: study.Shapes = None,
     names: study.Names = None,
     texts: study.TextsOf = None,
     first: study.First = None,
     limit: study.Limit = None,
-    seeds: study.Seeds = "0",
+    seeds: study.Seeds = None,
     out: study.Out = None,
     resume: study.Resume = False,
+    retry_failed: study.RetryFailed = False,
     strict: study.Strict = False,
     parquet: study.Parquet = False,
     ray: study.RayAt = None,
@@ -107,15 +109,15 @@ def evaluate(
     }  # fmt: skip
     of_datasets: dict[str, object] = {
         "--data": data, "--images": images_folder, "--names": names, "--texts": texts, "--first": first,
-        "--limit": limit, "--out": out, "--resume": resume, "--strict": strict, "--parquet": parquet,
-        "--ray": ray,
+        "--limit": limit, "--out": out, "--resume": resume, "--retry-failed": retry_failed, "--strict": strict,
+        "--parquet": parquet, "--ray": ray, "--split": split, "--shapes": shapes, "--seeds": seeds,
     }  # fmt: skip
     if dataset is not None:
         study.check_absent(of_images, "an evaluation of a data set")
-        source = study.Source(dataset, data, images_folder, split, names, texts, first, limit)
+        source = study.Source(dataset, data, images_folder, split, names, texts, first, limit, shapes)
         study.run_study(
             load, source, methods, setting or [], asked, out, seeds=seeds, max_batch=max_batch, truncate=truncate,
-            resume=resume, strict=strict, parquet=parquet, ray=ray,
+            resume=resume, retry_failed=retry_failed, strict=strict, parquet=parquet, ray=ray,
         )  # fmt: skip
         return
     study.check_absent(of_datasets, "an evaluation of images")

@@ -45,7 +45,7 @@ def sanity(
     ] = "roads",
     data: study.Data = None,
     images_folder: study.ImagesFolder = None,
-    split: study.Split = "test",
+    split: study.Split = None,
     names: study.Names = None,
     texts: study.TextsOf = None,
     first: study.First = None,

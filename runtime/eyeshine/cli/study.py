@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from eyeshine.roads.layout import Variant
 
 __all__ = [
-    "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "RayAt", "Resume", "Seeds",
-    "Source", "Split", "Strict", "TextsOf", "check_absent", "run_study",
+    "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "RayAt", "Resume",
+    "RetryFailed", "Seeds", "Shapes", "Source", "Split", "Strict", "TextsOf", "check_absent", "run_study",
 ]  # fmt: skip
 
 DatasetName = Annotated[
@@ -27,14 +27,18 @@ DatasetName = Annotated[
 ]
 Data = Annotated[Path | None, typer.Option(help="Its table (captions), JSON (karpathy, coco) or folder (folders).")]
 ImagesFolder = Annotated[Path | None, typer.Option("--images", help="Folder of its images (captions, karpathy, coco).")]
-Split = Annotated[str, typer.Option(help="Of karpathy: train, restval, val or test.")]
+Split = Annotated[str | None, typer.Option(help="Of karpathy: train, restval, val or test.", show_default="test")]
+Shapes = Annotated[str | None, typer.Option(help="Of coco: mask (extra data) or box.", show_default="mask")]
 Names = Annotated[Path | None, typer.Option(help="Of folders: a file of FOLDER NAME lines.")]
 TextsOf = Annotated[str | None, typer.Option("--texts", help="Of roads: label, labels or captions; or the preset's.")]
 First = Annotated[int | None, typer.Option(help="Of roads: the first seed.")]
 Limit = Annotated[int | None, typer.Option("--limit", "--scenes", help="Most samples; a later run may add more.")]
-Seeds = Annotated[str, typer.Option(help="0,1,2: of ties, random colours, and of methods that draw.")]
+Seeds = Annotated[
+    str | None, typer.Option(help="0,1,2: of ties, random colours, and of methods that draw.", show_default="0")
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of a data set's records and report.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Carry on what is in the folder.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: do what failed anew.")]
 Strict = Annotated[bool, typer.Option("--strict", help="End at the first sample that fails.")]
 RayAt = Annotated[
     str | None,
@@ -42,7 +46,12 @@ RayAt = Annotated[
 ]
 Parquet = Annotated[bool, typer.Option("--parquet", help="Write results.parquet as well.")]
 
-_FOLDERS = {"captions": False, "karpathy": True, "coco": True}  # whether the folder of images must be named
+_ROADS = ("texts", "first")
+_TAKES: dict[str, tuple[str, ...]] = {
+    "roads": _ROADS, "roads-cluttered": _ROADS, "captions": ("data", "images"), "karpathy": ("data", "images", "split"),
+    "folders": ("data", "names"), "coco": ("data", "images", "shapes"),
+}  # fmt: skip
+"""Data sets and their options."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +61,42 @@ class Source:
     dataset: str
     data: Path | None = None
     images: Path | None = None
-    split: str = "test"
+    split: str | None = None
     names: Path | None = None
     texts: str | None = None
     first: int | None = None
     limit: int | None = None
+    shapes: str | None = None
 
     def open(self, texts: str) -> Dataset:
         """The data set; ``texts`` is what the preset wants explained.
 
         Raises:
-            OptionError: an unknown name, or files that are missing or of another form.
+            OptionError: an unknown name, an option of another data set, or files that are missing or of another form.
         """
         from eyeshine.datasets import Captions, ClassFolders, Coco, Karpathy, Roads
 
+        if self.dataset not in _TAKES:
+            raise OptionError("unknown data set", got=repr(self.dataset), allowed=", ".join(_TAKES))
+        for option in ("data", "images", "split", "names", "texts", "first", "shapes"):
+            if getattr(self, option) is not None and option not in _TAKES[self.dataset]:
+                allowed = ", ".join(f"--{name}" for name in _TAKES[self.dataset])
+                raise OptionError(f"--{option}: not an option of data set {self.dataset}", allowed=allowed)
         if self.dataset in ("roads", "roads-cluttered"):
             numbers = {"count": self.limit, "first": self.first}
             chosen: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
             variant: Variant = "cluttered" if self.dataset == "roads-cluttered" else "plain"
             return Roads(**chosen, variant=variant, texts=cast(Any, self.texts or texts))  # Roads checks it
-        if self.dataset not in ("folders", *_FOLDERS):
-            allowed = "roads, roads-cluttered, captions, karpathy, folders, coco"
-            raise OptionError("unknown data set", got=repr(self.dataset), allowed=allowed)
-        if self.data is None or (self.images is None and _FOLDERS.get(self.dataset)):
+        if self.data is None or (self.images is None and self.dataset in ("karpathy", "coco")):
             missing = "--data" if self.data is None else "--images"
             raise OptionError(f"data set {self.dataset} takes {missing}", cure="eyeshine evaluate --help")
         if self.dataset == "folders":
             return ClassFolders(self.data, self.names)
-        if self.images is None:
-            return Captions(self.data)
-        if self.dataset == "captions":
+        if self.dataset == "captions" or self.images is None:
             return Captions(self.data, self.images)
-        return Coco(self.data, self.images) if self.dataset == "coco" else Karpathy(self.data, self.images, self.split)
+        if self.dataset == "coco":
+            return Coco(self.data, self.images, cast(Any, self.shapes or "mask"))  # Coco checks it
+        return Karpathy(self.data, self.images, self.split or "test")
 
 
 def run_study(
@@ -94,10 +107,11 @@ def run_study(
     names: list[str],
     out: Path | None,
     *,
-    seeds: str,
+    seeds: str | None,
     max_batch: int,
     truncate: bool,
     resume: bool,
+    retry_failed: bool,
     strict: bool,
     parquet: bool,
     ray: str | None = None,
@@ -111,15 +125,17 @@ def run_study(
         settings: ``NAME=VALUE`` of the only method, ``METHOD.NAME=VALUE`` of several.
         names: a preset, or metrics.
         out: the folder.
-        seeds, max_batch, truncate, resume, strict, parquet, ray: as the options.
+        seeds, max_batch, truncate, resume, retry_failed, strict, parquet, ray: as the options.
     """
     from rich.console import Console
 
-    from eyeshine.study import Study, get_preset, run, write_parquet, write_report
+    from eyeshine.study import Study, drop_failed, get_preset, run, write_parquet, write_report
     from eyeshine.study.parquet import check_parquet
 
     if out is None:
         raise OptionError("a study writes records", got="no folder", cure="--out FOLDER")
+    if retry_failed and not resume:
+        raise OptionError("--retry-failed carries on a study", cure="--resume --retry-failed")
     if parquet:
         check_parquet()
     preset = get_preset(tuple(names), cast(Any, source.texts or "label"))  # the data set checks it
@@ -128,6 +144,8 @@ def run_study(
         seeds=_seeds(seeds), limit=source.limit, max_batch=max_batch, truncate=truncate,
     )  # fmt: skip
     explainer: Explainer = load()
+    if retry_failed:
+        typer.echo(f"{drop_failed(out, study.identity(explainer))} failed records dropped", err=True)
     if ray is None:
         made = run(study, explainer, out, resume=resume, strict=strict, progress=Console(stderr=True).is_terminal)
     else:
@@ -136,9 +154,9 @@ def run_study(
         threads = max(1, getattr(explainer.options, "threads", 1))
         made = run_on_ray(study, explainer, out, address=ray, threads=threads, resume=resume, strict=strict)
     typer.echo(f"{made} records made", err=True)
-    if parquet:
-        typer.echo(write_parquet(out))
     report = write_report(study, explainer, out)
+    if parquet:  # retrieval is scored by the report
+        typer.echo(write_parquet(out))
     typer.echo(report.read_text("utf-8"))
     typer.echo(report)
 
@@ -163,14 +181,14 @@ def _configured(names: list[str], settings: list[str], side: str) -> dict[str, A
     return {name: configure(cast(Any, get(name)), own[name]) for name in listed}
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def _seeds(text: str | None) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in (text or "0").split(","))
     except ValueError:
         raise OptionError("--seeds takes numbers with commas between them", got=repr(text)) from None
 
 
 def check_absent(given: dict[str, object], kind: str) -> None:
     """Raise OptionError where an option of the other kind of evaluation is given."""
-    if there := [name for name, value in given.items() if value]:
+    if there := [name for name, value in given.items() if value or type(value) is int]:
         raise OptionError(f"{', '.join(there)}: not an option of {kind}", cure="eyeshine evaluate --help")

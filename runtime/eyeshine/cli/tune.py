@@ -67,7 +67,8 @@ def tune(
     if first is None and dataset.startswith("roads"):
         first = roads.HELD_OUT_FROM + _FIRST
     preset = get_preset(tuple(metric or ("deletion",)), cast(Any, texts or "label"))  # the data set checks it
-    source = study.Source(dataset, data, images_folder, split or "val", names, texts, first, limit)
+    of_file = (split or "val") if dataset == "karpathy" else None
+    source = study.Source(dataset, data, images_folder, of_file, names, texts, first, limit)
     tuning = Tuning(
         method=method, grid=_grid(grid), preset=preset, dataset=source.open(preset.texts), split=split, column=column,
         fixed=parse_settings(setting or ()), scenes=limit, eta=(eta or _ETA) if halving else None,

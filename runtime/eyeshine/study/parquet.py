@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from eyeshine.errors import OptionError
-from eyeshine.study.records import read_records
+from eyeshine.study.records import SCORES, read_records
 
 __all__ = ["check_parquet", "write_parquet"]
 
 
 def write_parquet(folder: Path, name: str = "results.parquet") -> Path:
     """Write the values of a study as a table, one row per sample, method, seed, text and metric.
+
+    Retrieval is scored by ``write_report``, which comes first.
 
     Raises:
         OptionError: pyarrow is not installed.
@@ -30,7 +33,8 @@ def write_parquet(folder: Path, name: str = "results.parquet") -> Path:
     schema, path = arrow.schema(list(columns.items())), folder / name
     with parquet.ParquetWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
-        for record in read_records(folder):
+        scored = read_records(folder, SCORES) if (folder / SCORES).exists() else iter(())
+        for record in chain(read_records(folder), scored):
             rows += _rows(record)
             if len(rows) >= 10_000:
                 writer.write_table(arrow.Table.from_pylist(rows, schema))

@@ -17,13 +17,15 @@ from typing import Any, BinaryIO, Final, Self
 from eyeshine.errors import OptionError, OutputError
 from eyeshine.saving import make_folder
 
-__all__ = ["HEADER", "RECORDS", "Records", "Task", "drop_failed", "read_header", "read_records"]
+__all__ = ["HEADER", "RECORDS", "SCORES", "Records", "Task", "drop_failed", "read_header", "read_records"]
 
 Task = tuple[str, str, int]
 """Key of the sample, name of the method, seed."""
 
 HEADER: Final = "study.json"
 RECORDS: Final = "records.jsonl"
+SCORES: Final = "scores.jsonl"
+"""Records of what is scored over the whole data set, made from the others each time that a report is."""
 _MAKE_ROOM: Final = "make room, then resume"
 _SYNC_S: Final = 5.0  # seconds of work that a power failure may cost; a killed process loses none
 
@@ -132,14 +134,16 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise OptionError("no study in this folder", got=f"{folder}: {error!r}", allowed=f"{HEADER}") from error
 
 
-def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+def read_records(folder: Path, name: str = RECORDS) -> Iterator[dict[str, Any]]:
     """The records of a study, one at a time, in the order in which they were made; a cut last line is left out.
 
     Raises:
         OptionError: a line that is damaged.
     """
-    path = folder / RECORDS
+    path = folder / name
     left = _whole_lines(path)
+    if not left:
+        return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             left -= len(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,10 +121,13 @@ def _notes(table: Table, identity: dict[str, Any]) -> list[str]:
         "deviation over seeds, where something is drawn. Bold: better than the second beyond the interval of their "
         "difference. Every row was measured in this study; none is copied from a paper.",
         "",
-        f"Cost: median time of an explanation, all texts of the image, over that of encoding the image alone "
-        f"({table.encode_ms:.1f} ms), both measured on every sample in turn.",
-        "",
     ]
+    if table.cost:
+        lines += [
+            f"Cost: median time of an explanation, all texts of the image, over that of encoding the image alone "
+            f"({table.encode_ms:.1f} ms), both measured on every sample in turn.",
+            "",
+        ]
     for method, count in table.failures.items():
         first = "; ".join(f"{key}: {error}" for key, error in table.failed[method].items())
         lines += [f"{method}: {count} sample(s) failed and are not in the table. {first}", ""]
@@ -155,8 +158,8 @@ def _draw_strips(study: Study, explainer: Explainer, folder: Path) -> list[Path]
     """The first samples that can be read, occluded by the first methods."""
     written: list[Path] = []
     methods = {name: study.method(name, study.seeds[0]) for name in list(study.methods)[:_SHOWN]}
-    for sample in study.dataset.samples():
-        if len(written) == min(_STRIPS, len(study)):
+    for sample in islice(study.dataset.samples(), study.limit):
+        if len(written) == _STRIPS:
             break
         try:
             strip = degradation_strip(explainer, sample.open(), methods, truncate=study.truncate)

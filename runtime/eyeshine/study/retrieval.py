@@ -6,25 +6,23 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.metrics.curves import auc
 from eyeshine.metrics.retrieval import Recall, edited, hits
-from eyeshine.study.records import read_records
+from eyeshine.study.records import SCORES, read_records
 from eyeshine.study.words import encode_ids
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
     from eyeshine.study.run import Study
 
-__all__ = ["SCORES", "score_retrieval"]
+__all__ = ["score_retrieval"]
 
 Record = dict[str, Any]
-
-SCORES: Final = "scores.jsonl"
 
 
 def score_retrieval(study: Study, explainer: Explainer, folder: Path) -> Iterator[Record]:
@@ -41,6 +39,9 @@ def score_retrieval(study: Study, explainer: Explainer, folder: Path) -> Iterato
     metrics = {name: cast(Recall, metric) for name, metric in study.preset.metrics.items()}
     failed = {record["key"] for record in read_records(folder) if "error" in record}
     every = {record["key"] for record in read_records(folder)} - failed
+    if not every:
+        (folder / SCORES).unlink(missing_ok=True)
+        return
     samples = (sample for sample in islice(study.dataset.samples(), study.limit) if sample.key in every)
     keys: list[str] = []
 

@@ -60,6 +60,48 @@ def test_a_study_of_roads_and_more_of_it(tiny_bundle, tmp_path, capsys):
     assert len(list(read_records(tmp_path))) == 6
 
 
+def test_what_failed_can_be_done_anew(tiny_bundle, files, capsys):
+    arguments = [
+        "evaluate", "--dataset", "folders", "--data", files / "val", "-b", tiny_bundle, *COMMON, "--metric",
+        "confidence_drop", "-o", files / "out",
+    ]  # fmt: skip
+    image = files / "val" / "cat" / "1.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    assert run(*arguments) == 0
+    assert sum("error" in record for record in read_records(files / "out")) == 2
+    image.write_bytes(whole)
+    assert run(*arguments, "--resume") == 0
+    assert "0 records made" in capsys.readouterr().err
+    assert run(*arguments, "--resume", "--retry-failed") == 0
+    said = capsys.readouterr().err
+    assert "2 failed records dropped" in said
+    assert "2 records made" in said
+    assert not any("error" in record for record in read_records(files / "out"))
+
+
+def test_boxes_need_no_masks(tiny_bundle, files):
+    path = files / "coco.json"
+    path.write_text(
+        path.read_text("utf-8").replace('"segmentation": [[', '"bbox": [5, 5, 20, 25], "other": [['), "utf-8"
+    )
+    arguments = (
+        "--data",
+        path,
+        "--images",
+        files / "val",
+        "--shapes",
+        "box",
+        "--preset",
+        "pointing",
+        "-o",
+        files / "b",
+    )
+    assert run("evaluate", "--dataset", "coco", "-b", tiny_bundle, *COMMON, *arguments) == 0
+    assert json.loads((files / "b" / "study.json").read_text("utf-8"))["identity"]["dataset"]["shapes"] == "box"
+    assert not any("error" in record for record in read_records(files / "b"))
+
+
 def test_every_data_set_has_its_protocol(tiny_bundle, files, capsys):
     studies = {
         "folders": ("--preset", "imagenet", "--data", files / "val"),
@@ -94,6 +136,18 @@ def test_settings_are_of_one_method(tiny_bundle, tmp_path):
         (("--dataset", "coco", "--data", "x.json", "-o", "x"), "--images"),
         (("--dataset", "roads", "-o", "x", "-t", "a dog"), "--text: not an option of an evaluation of a data set"),
         (("--dataset", "roads", "-o", "x", "--texts", "all"), "unknown texts"),
+        (("--dataset", "roads", "-o", "x", "--data", "y"), "--data: not an option of data set roads"),
+        (
+            ("--dataset", "coco", "--data", "y", "--images", ".", "--texts", "label", "-o", "x"),
+            "--texts: not an option",
+        ),
+        (("--dataset", "captions", "--data", "y", "--first", 0, "-o", "x"), "--first: not an option of data set capt"),
+        (("--dataset", "folders", "--data", ".", "--split", "val", "-o", "x"), "--split: not an option"),
+        (("--dataset", "coco", "--data", "y", "--images", ".", "--shapes", "dot", "-o", "x"), "mask, box"),
+        (("--dataset", "roads", "-o", "x", "--retry-failed"), "--resume --retry-failed"),
+        (("photo.png", "-t", "a dog", "--seeds", "1"), "--seeds: not an option of an evaluation of images"),
+        (("photo.png", "-t", "a dog", "--limit", 0), "--limit: not an option of an evaluation of images"),
+        (("photo.png", "-t", "a dog", "--split", "test"), "--split: not an option of an evaluation of images"),
         (("--dataset", "roads", "-o", "x", "--seeds", "a"), "--seeds"),
         (("--dataset", "roads", "-o", "x", "--set", "chefer.x=1"), "of no method"),
         (("--dataset", "roads", "-o", "x", "--preset", "magic"), "unknown metric"),

@@ -14,7 +14,9 @@ from eyeshine.datasets import Captions, Roads
 from eyeshine.errors import OptionError, SignalError
 from eyeshine.metrics.retrieval import Recall
 from eyeshine.study import PRESETS, Study, read_records, run, tabulate, write_report
-from eyeshine.study.retrieval import SCORES, score_retrieval
+from eyeshine.study.parquet import write_parquet
+from eyeshine.study.records import SCORES
+from eyeshine.study.retrieval import score_retrieval
 from eyeshine.text_side import TEXT_METHODS
 
 ROWS = [
@@ -145,6 +147,37 @@ def test_retrieval_has_a_report(tiny, study, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
         f"curves-{name}.png" for name in ("ir_deletion", "ir_insertion", "tr_deletion", "tr_insertion")
     ]
+
+
+def test_the_table_of_values_has_those_of_retrieval(tiny, study, table, tmp_path):
+    from pyarrow import parquet
+
+    table.write_text(table.read_text("utf-8") + "a dog\tgone.png\n", "utf-8")
+    study = replace(study, preset=PRESETS["retrieval"], dataset=Captions(table))
+    run(study, tiny, tmp_path / "out")
+    write_report(study, tiny, tmp_path / "out")
+    rows = parquet.read_table(write_parquet(tmp_path / "out")).to_pylist()
+    assert sum(row["error"] is not None for row in rows) == 2
+    found = {(row["method"], row["metric"]): [] for row in rows if row["error"] is None}
+    assert set(found) == {(method, name) for method in study.methods for name in study.preset.metrics}
+    for row in rows:
+        if row["error"] is None:
+            found[row["method"], row["metric"]].append(row["value"])
+    scored = tabulate(study.preset, score_retrieval(study, tiny, tmp_path / "out"))
+    for method, cells in scored.cells.items():
+        for column in study.preset.columns:
+            assert np.mean(found[method, column.metric]) == pytest.approx(cells[column.title].value)
+
+
+def test_a_study_of_which_every_sample_failed_has_a_report_that_says_so(tiny, study, table, tmp_path):
+    table.write_text("a dog\tgone.png\n", "utf-8")
+    for preset in ("retrieval", "confidence-text"):
+        own = replace(study, preset=PRESETS[preset], dataset=Captions(table))
+        run(own, tiny, tmp_path / preset)
+        text = write_report(own, tiny, tmp_path / preset).read_text("utf-8")
+        assert "grad_eclip: 1 sample(s) failed" in text
+        assert "gone.png" in text
+        assert "nan" not in text
 
 
 def test_a_caption_that_cannot_be_explained_is_left_out_of_the_gallery(tiny, study, table, tmp_path):
