@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from eyeshine.bundle import Bundle
 from eyeshine.checks import check_whole
+from eyeshine.datasets import Sample
 from eyeshine.engine import CpuOptions, EngineOptions
 from eyeshine.errors import BundleError, EngineError, EyeshineError, OptionError
 from eyeshine.explainer import Explainer
@@ -70,16 +71,25 @@ class _Worker:
     def __init__(self, study: Study, recipe: _Recipe, strict: bool) -> None:
         self._study, self._strict = study, strict
         self._explainer = recipe.make()
+        self._samples: Iterator[Sample] = iter(())
+        self._next = -1
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         examine = examiner(self._study)
         rows = []
         for number, left in zip(batch["number"], batch["todo"], strict=True):
-            sample = next(iter(self._study.dataset.samples(int(number))))
+            sample = self._sample(int(number))
             todo = [(str(name), int(seed)) for name, seed in json.loads(left)]
             found = examine(self._study, self._explainer, sample, todo, strict=self._strict)
             rows.append(json.dumps(found, ensure_ascii=False, allow_nan=False))
         return {"records": np.array(rows, dtype=object)}
+
+    def _sample(self, number: int) -> Sample:
+        """A sample by its number; the one after the last comes without reading a table from its first row again."""
+        if number != self._next:
+            self._samples = iter(self._study.dataset.samples(number))
+        self._next = number + 1
+        return next(self._samples)
 
 
 def run_on_ray(

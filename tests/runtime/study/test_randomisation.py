@@ -214,6 +214,16 @@ def test_what_cannot_be_drawn_is_refused(tiny, tmp_path):
         Randomisation(seeds=(1, 1))
 
 
+def test_what_does_not_read_the_head_is_not_moved_by_it(tiny, copy, image):
+    """Rollout and raw attention are blind to the head, to the bit; a method of gradients is not."""
+    copy.randomise("head", 0)
+    moved = {}
+    for name in ("rollout", "attention", "grad_eclip", "chefer", "saliency"):
+        maps = [each.explain(image, TEXTS, method=name).maps for each in (opened(copy), tiny)]
+        moved[name] = not (maps[0] == maps[1]).all()
+    assert moved == {"rollout": False, "attention": False, "grad_eclip": True, "chefer": True, "saliency": True}
+
+
 @pytest.mark.parametrize(("name", "precision"), [("siglip", "fp32"), ("coca", "fp32"), ("clipa", "fp16")])
 def test_other_towers_are_drawn_whole(tmp_path, image, name, precision):
     """Poolers belong to the head, and their learned query is drawn like any weight; half precision stays so."""

@@ -48,10 +48,10 @@ def test_a_worker_makes_the_records_of_a_local_run(tiny, study, tmp_path):
     made = pickle.loads(pickle.dumps((study, _Recipe.of(tiny, 1))))
     worker = _Worker(*made, strict=True)
     todo = json.dumps(study.tasks)
-    batch = {"number": np.array([3, 0]), "todo": np.array([todo, todo], dtype=object)}
+    batch = {"number": np.array([3, 0, 1]), "todo": np.array([todo] * 3, dtype=object)}
     found = [json.loads(text) for text in worker(batch)["records"]]
     local = contents(tmp_path)
-    for number, records in zip((3, 0), found, strict=True):
+    for number, records in zip((3, 0, 1), found, strict=True):
         plain = [{key: value for key, value in record.items() if not key.endswith("_ms")} for record in records]
         assert plain == local[3 * number : 3 * number + 3]
 
