@@ -178,9 +178,9 @@ def _enough(output: TensorInfo, signal: str, blocks: int) -> bool:
 
 
 def _any_size_with(signals: Iterable[str], blocks: int) -> str:
-    """The same at any size, where there are the signals of the last block alone."""
-    further = blocks > 1 or any(name in SIGNALS and SIGNALS[name].group for name in signals)
-    return _OWN_SIZE if further else ANY_SIZE
+    """The same at any size, where there are the last block's signals alone: the model's own, or with one head."""
+    groups = {SIGNALS[name].group for name in signals if name in SIGNALS}
+    return ANY_SIZE if blocks == 1 and groups <= {"", "single_head"} else _OWN_SIZE
 
 
 def _export_with(signals: Iterable[str], blocks: int) -> str:

@@ -149,7 +149,7 @@ _GRAPHS: Final = {
     "relevance": ("chefer",),
     "surgery": ("surgery", "patch_features"),
     "lrp": ("attnlrp", "cplrp"),
-    "sizes": ("encode_any", "image_any"),
+    "sizes": ("encode_any", "image_any", "single_head_any"),
     **{name: (name,) for name in ("deep", "queries", "words", "rollout", "legrad", "gradcam", "gates", "pixels")},
 }
 _GROUPS: Final = {graph: group for group, graphs in _GRAPHS.items() for graph in graphs}

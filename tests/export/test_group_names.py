@@ -63,6 +63,7 @@ def test_a_graph_that_is_not_there_names_its_group(tmp_path):
     assert group_of("fourier") == ""
     for signals, blocks, cure in (
         ({"gradient"}, 1, "or: eyeshine export MODEL --signals sizes --out FOLDER"),
+        ({"single_head_gradient"}, 1, "or: eyeshine export MODEL --signals sizes --out FOLDER"),
         ({"gradient"}, 4, "resize images to the model's own size"),  # no graph of any size explains more
         ({"legrad"}, 1, "resize images to the model's own size"),
     ):
