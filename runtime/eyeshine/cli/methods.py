@@ -90,14 +90,14 @@ def _text_row(method: TextMethod, bundle: Bundle) -> dict[str, Any]:
     """The same of a method of the text side."""
     from eyeshine.errors import SignalError
     from eyeshine.text_side.base import READ
-    from eyeshine.text_side.run import GRAPH, check_blocks_of
+    from eyeshine.text_side.run import graph_of
 
-    signals = frozenset(signal for field in method.signals for signal in READ[field])
+    signals = frozenset(signal for field in method.signals for signal in READ.get(field, (f"text_{field}",)))
     try:
-        check_blocks_of(bundle, method)
+        graph, _ = graph_of(bundle, method)
     except SignalError as error:
         return _record(method, signals, [], error.cure)
-    return _record(method, signals, [GRAPH], None)
+    return _record(method, signals, [graph], None)
 
 
 def _record(method: AnyMethod, signals: frozenset[str], graphs: list[str], cure: str | None) -> dict[str, Any]:

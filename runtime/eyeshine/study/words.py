@@ -15,7 +15,7 @@ from eyeshine.metrics.retrieval import prepare_caption
 from eyeshine.metrics.text import TextCase
 from eyeshine.study.sample import Failures, Record, Task, record_of
 from eyeshine.text_side import TextExplanation, TextMethod
-from eyeshine.text_side.run import check_blocks_of
+from eyeshine.text_side.run import graph_of
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
@@ -30,11 +30,11 @@ def check_words(study: Study, explainer: Explainer) -> None:
     """Raise where the words of texts cannot be explained: before anything is run.
 
     Raises:
-        SignalError: the bundle lacks the graph, or blocks of it.
+        SignalError: the bundle lacks the graph of a method, or blocks of it.
         OptionError: the explainer has templates, whose words are none of a caption's.
     """
     for method in study.methods.values():
-        check_blocks_of(explainer.bundle, cast(TextMethod, method))
+        graph_of(explainer.bundle, cast(TextMethod, method))
     if explainer.texts.templates:
         got = ", ".join(explainer.texts.templates)
         raise OptionError("captions are explained as they stand", got=got, cure="leave --template out")

@@ -30,17 +30,20 @@ __all__ = [
 Side: TypeAlias = Literal["image", "text", "both"]
 
 TEXT_METHODS: Final[dict[str, TextMethod]] = {
-    method.name: method for method in (TextGradEclip(), Chefer(), Attention(), TextMmel(), TextMmelLiteral())
+    **{method.name: method for method in (TextGradEclip(), Chefer(), Attention(), TextMmel(), TextMmelLiteral())},
+    **cast(dict[str, TextMethod], TEXT_TAILS),
 }
-"""Methods of the text side by name. Chefer's method and attention are those of the image side."""
+"""Methods of the text side by name. Chefer's method, attention, NIB and M2IB are those of the image side."""
 
 
 def get_text_method(method: str | AnyMethod) -> TextMethod:
-    """The method of the text side of a name, or the method itself where it reads what the text side has.
+    """The method of the text side of a name, or the method itself where it reads what the text side has, or runs it.
 
     Raises:
         OptionError: no such method on the text side, or one of the image side alone.
     """
+    if by_tails(method):
+        return cast(TextMethod, method)
     reads = not isinstance(method, str | type) and hasattr(method, "maps")
     if reads and not method.needs and method.signals <= READ.keys():  # type: ignore[union-attr]
         return cast(TextMethod, method)
@@ -70,6 +73,4 @@ def choose_text_method(
             got="against", cure="leave against out, or side='image'",
         )  # fmt: skip
     by_name = method if side == "text" or isinstance(method, str) else method.name
-    chosen = by_name if text_method is None else text_method
-    tails = TEXT_TAILS.get(chosen) if isinstance(chosen, str) else chosen
-    return cast(TextMethod, tails) if by_tails(tails) else get_text_method(chosen)
+    return get_text_method(by_name if text_method is None else text_method)

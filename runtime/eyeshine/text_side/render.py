@@ -80,7 +80,7 @@ def terminal(explanation: TextExplanation, image: int, scale: Scale | None) -> l
 
 
 def html(explanation: TextExplanation, image: int, scale: Scale | None) -> str:
-    """Each text as a paragraph, its cosine before it; a token's relevance is its tool tip."""
+    """Each text as a paragraph, its cosine before it; the strength of a token's colour is its tool tip."""
     rows = []
     for prompt, parts in enumerate(_texts(explanation, image, scale)):
         spans = []
@@ -90,7 +90,7 @@ def html(explanation: TextExplanation, image: int, scale: Scale | None) -> str:
             shown = escape(text)
             spans.append(f'<span style="{style}" title="{level:+.2f}">{shown}</span>' if level else shown)
         cosine = f'<code style="color:#{_hex(_FAINT)}">{explanation.similarities[image, prompt]:+.3f}</code>'
-        rows.append(f"<p>{cosine} {''.join(spans)}</p>")
+        rows.append(f'<p dir="auto">{cosine} ' + "".join(spans) + "</p>")
     style = f"background:#{_hex(_PAPER)};color:#{_hex(_INK)};font:18px/1.7 sans-serif;padding:8px 16px"
     return f'<div class="eyeshine-text" style="{style}">\n' + "\n".join(rows) + "\n</div>\n"
 
@@ -98,7 +98,8 @@ def html(explanation: TextExplanation, image: int, scale: Scale | None) -> str:
 def picture(explanation: TextExplanation, image: int, scale: Scale | None) -> Image.Image:
     """Each text with its cosine, broken into lines, on a page of one width.
 
-    The font is Pillow's own; characters that it lacks (it holds Latin ones) are drawn as empty boxes.
+    The font is Pillow's own; characters that it lacks (it holds Latin ones) are drawn as empty boxes, from left to
+    right whatever their script: the page of HTML shows such texts.
     """
     font, small = ImageFont.load_default(_SIZE), ImageFont.load_default(16)
     left = _GAP + round(small.getlength("+0.000")) + _GAP

@@ -25,7 +25,7 @@ from eyeshine.tokenizer import Pieces
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
 
-__all__ = ["GRAPH", "check_blocks_of", "explain_texts", "explain_tokens"]
+__all__ = ["GRAPH", "check_blocks_of", "explain_texts", "explain_tokens", "graph_of"]
 
 Array = NDArray[np.float32]
 
@@ -50,6 +50,19 @@ def check_blocks_of(bundle: Bundle, method: TextMethod) -> int:
     return method.blocks or explained
 
 
+def graph_of(bundle: Bundle, method: TextMethod) -> tuple[str, int]:
+    """The graph that explains texts by a method, and how many of the last blocks the method reads.
+
+    Raises:
+        SignalError: the bundle lacks it, or explains fewer blocks; the message names the export command.
+    """
+    if not by_tails(method):
+        return GRAPH, check_blocks_of(bundle, method)
+    graph = f"text_tail_{method.blocks}"
+    bundle.graph(graph)
+    return graph, method.blocks
+
+
 def explain_texts(
     explainer: Explainer, images: ImageLike | Sequence[ImageLike], texts: Sequence[str], method: TextMethod,
     *, sessions: Sessions, truncate: bool, max_batch: int, warn: bool, facts: Mapping[str, Any],
@@ -70,11 +83,7 @@ def explain_texts(
     clock = Clock()
     listed = check_texts(texts)
     pieces = explainer.texts.pieces(listed, truncate=truncate, warn=warn)
-    if by_tails(method):
-        graph, blocks = f"text_tail_{method.blocks}", method.blocks
-        explainer.bundle.graph(graph)
-    else:
-        graph, blocks = GRAPH, check_blocks_of(explainer.bundle, method)
+    graph, blocks = graph_of(explainer.bundle, method)
     clock.lap("text")
     frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images))
     vectors = np.stack(list(explainer.encoder(max_batch).stream(frames)))

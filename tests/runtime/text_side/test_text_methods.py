@@ -235,7 +235,7 @@ def test_layer_weights_weigh_blocks(explainer):
 
 
 def test_methods_are_found_by_name_and_those_of_the_image_side_alone_are_refused():
-    assert list(TEXT_METHODS) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal"]
+    assert list(TEXT_METHODS) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal", "nib", "m2ib"]
     assert get_text_method("chefer") == Chefer()
     assert get_text_method(Attention()) == Attention()
     for wrong in ("concept_attribution", "nothing", TextGradEclip, ConceptAttribution(), Rise()):

@@ -14,6 +14,7 @@ from PIL import Image
 from eyeshine.cli import main
 from eyeshine.text_side import TextExplanation
 from eyeshine.text_side.render import cells, tint
+from eyeshine.text_side.saving import save_text_results
 from eyeshine.tokenizer import Pieces
 
 
@@ -101,6 +102,7 @@ def test_html_is_one_escaped_snippet_that_needs_nothing_else():
     assert reader.colours["dog"]["style"].startswith("background:#f07814")
     assert reader.colours["&"]["title"] == "-0.25"
     assert "<b>" not in snippet
+    assert snippet.count('<p dir="auto">') == 2  # a text of a script from right to left begins at the right
     assert "http" not in snippet
     assert "<script" not in snippet
 
@@ -118,6 +120,19 @@ def test_the_picture_holds_every_token_in_its_colour_and_breaks_lines():
     assert (right == right[0, 0]).all()  # nothing runs into the margin
     wide = explanation((pieces("x" * 300, (0, 300)), [1.0])).picture()
     assert wide.height > 3 * 40
+
+
+def test_texts_of_any_script_are_drawn_and_saved(tmp_path):
+    text = "كلب 🐕 dog"
+    shown = explanation((pieces(text, (0, 3), (4, 5), (6, 9)), [1.0, -0.5, 0.2]))
+    page, picture = (
+        next(p for p in save_text_results(shown, tmp_path, "a") if p.suffix == s) for s in (".html", ".png")
+    )
+    said = page.read_bytes().decode("utf-8")
+    assert '<meta charset="utf-8">' in said
+    assert all(part in said for part in ("كلب", "🐕", "dog"))
+    found = {tuple(colour) for colour in np.asarray(Image.open(picture)).reshape(-1, 3).tolist()}
+    assert {tint(1.0), tint(-0.5)} <= found
 
 
 @pytest.fixture
@@ -176,11 +191,15 @@ def test_methods_of_the_text_side_are_listed_with_what_runs_them(tiny_bundle, ca
     with pytest.raises(SystemExit):
         main(["methods", "--side", "text", "--bundle", str(tiny_bundle), "--json"])
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert list(rows) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal"]
+    assert list(rows) == ["grad_eclip", "chefer", "attention", "mmel", "mmel_literal", "nib", "m2ib"]
     assert rows["attention"]["uses_text"] is False
     assert rows["attention"]["signals"] == ["text_attention"]
     assert "signed" in rows["grad_eclip"]["settings"]
-    assert {name: row["graphs"] for name, row in rows.items()} == {name: ["words"] for name in rows}
+    runs = {name: row["graphs"] for name, row in rows.items()}
+    assert runs.pop("nib") == []  # three blocks, where the tiny text tower has two
+    assert runs.pop("m2ib") == ["text_tail_2"]
+    assert rows["nib"]["signals"] == ["text_hidden", "text_state_gradient"]
+    assert runs == {name: ["words"] for name in runs}
     with pytest.raises(SystemExit):
         main(["methods", "grad_eclip", "--side", "text", "--bundle", str(tiny_bundle)])
     assert "signed=False" in capsys.readouterr().out

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
 from eyeshine import Explainer
+from eyeshine.cli import main
 from eyeshine.errors import OptionError, SignalError
 from eyeshine.methods import M2ib, Nib
 from oracle import cosines, relative
@@ -90,6 +92,31 @@ def test_both_sides_in_one_call_and_names(explainer, photos):
     assert relative(found.similarities, found.text_side.similarities) <= 1e-5
     named = explainer.explain(photos[0], TEXTS, side="text", text_method="m2ib").relevance
     assert relative(found.text_side.relevance, named) <= 1e-4
+
+
+def test_the_command_line_and_studies_take_them(tiny_bundle, photos, tmp_path, capsys):
+    image = tmp_path / "one.png"
+    Image.fromarray(photos[0]).save(image)
+    (tmp_path / "captions.tsv").write_text("a red car\tone.png\n", "utf-8")
+    bundle = ["-b", str(tiny_bundle), "--threads", "1"]
+    data = ["--dataset", "captions", "--data", str(tmp_path / "captions.tsv"), "--preset", "confidence-text"]
+    for arguments in (
+        ["explain", str(image), "-t", TEXTS[0], "--side", "text", "-m", "nib", "--set", "blocks=2", *bundle],
+        ["explain", str(image), "-t", TEXTS[0], "--side", "both", "-m", "m2ib", "--set", "steps=2", *bundle],
+        ["evaluate", *data, "-m", "m2ib", "--set", "steps=2", "-o", str(tmp_path / "out"), *bundle],
+        ["methods", "--side", "text", "nib", "-b", str(tiny_bundle)],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert not exit_.value.code, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "| m2ib |" in said
+    assert "not in bundle" in said  # three blocks, where the tiny text tower has two
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", *data, "-m", "nib", "-o", str(tmp_path / "none"), *bundle])
+    assert exit_.value.code == 1
+    assert "text_tail_3" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_cannot_be_explained_is_refused(explainer, photos, tmp_path):
