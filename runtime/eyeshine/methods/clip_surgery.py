@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, need
 
@@ -76,6 +78,7 @@ class ClipSurgery:
                 "CLIP Surgery takes away what several texts have in common", got="one text",
                 allowed="two texts or more", cure='common="empty", or pass other texts of the scene',
             )  # fmt: skip
-        exponential = math.e ** (self.temperature * whole)
+        most = whole.max(-1, keepdims=True) if isinstance(whole, np.ndarray) else whole.amax(-1, keepdims=True)
+        exponential = math.e ** (self.temperature * (whole - most))  # e^88 is the end of float32
         weighed = patches * (exponential / exponential.mean(-1, keepdims=True))  # the softmax's sum cancels
         return weighed - weighed.mean(-1, keepdims=True)

@@ -36,7 +36,7 @@ class PixelAp(Localisation):
         def play(heat: Array, objects: Mask) -> float:
             values, truth = heat.ravel(), objects.any(axis=0).ravel()
             if self.both:
-                share = (values.astype(np.float64) - values.min()) / np.ptp(values)
+                share = (values.astype(np.float64) - values.min()) / (np.ptp(values) or 1)
                 values, truth = np.concatenate([share, 1 - share]), np.concatenate([truth, ~truth])
             order = np.argsort(-values, kind="stable")
             ranked, mask = values[order], truth[order]

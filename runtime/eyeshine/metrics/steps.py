@@ -38,7 +38,8 @@ class Steps:
         canvas: "input", the model's input; or "native", the photo, which is then prepared anew each time.
         shortest_px: shrink a native canvas whose shorter side is longer; None leaves it.
         origin: let the curve of an insertion begin at the empty canvas; that of a deletion always begins at the image.
-        substeps: change the pixels of a point in so many equal steps of whole pixels; 0 takes the exact share.
+        substeps: change the pixels of a point in so many equal steps of whole pixels; 0 takes the exact share, as do
+            pictures of fewer pixels than steps.
         seed: of the order of ties, and of random colours.
     """
 
@@ -105,8 +106,8 @@ class Steps:
 
     def _pixels(self, heat: Array, rng: np.random.Generator) -> tuple[NDArray[np.intp], list[int]]:
         """Pixels in order, and how many are changed at each place."""
-        if self.substeps:
-            at_once = int(heat.size * self.until / (self.points * self.substeps)) * self.substeps
+        # A photo of fewer pixels than steps would never change.
+        if at_once := int(heat.size * self.until / (self.points * max(self.substeps, 1))) * self.substeps:
             return hottest_first(heat, rng), [at_once * k for k in self.places]
         return hottest_first(heat, rng), [round(heat.size * share) for share in self.shares]
 

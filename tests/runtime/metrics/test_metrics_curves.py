@@ -195,6 +195,15 @@ def test_a_native_canvas_is_prepared_anew_at_each_point(tiny, image, slow, inser
     assert score.value == pytest.approx(trapezoid(expected), abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [(3, 4), (1, 1)])
+def test_a_photo_of_fewer_pixels_than_steps_changes_all_the_same(case_of, size):
+    """The model sees all of it, so that a point is black where the last pixel is deleted, and not before."""
+    case = case_of(np.arange(12).reshape(3, 4), size=size)
+    steps = Steps(fill="black", points=10, canvas="native", substeps=10)
+    black = [not frame.any() for frame in steps.frames(case)]
+    assert black == [round(k / 10 * size[0] * size[1]) == size[0] * size[1] for k in range(1, 11)]
+
+
 def test_random_colours_are_the_seeds(case_of):
     case = case_of(np.arange(12).reshape(3, 4))
     frames = [[f.copy() for f in Steps(fill="random", points=2, seed=seed).frames(case)] for seed in (1, 1, 2)]

@@ -76,6 +76,15 @@ def test_a_flat_map_is_all_background(case_of):
     assert read(PixelAp(both=True), case).value == 0.5
 
 
+def test_a_photo_of_one_pixel_is_ranked(case_of):
+    """Its heat has no range, though the map has."""
+    case = case_of([[0.0, 1.0], [1.0, 1.0]], size=(1, 1), masks=np.ones((1, 1, 1), bool))
+    heat = np.zeros(1)
+    expected = average_precision_score([True, False], np.concatenate([heat, 1 - heat]))
+    with np.errstate(all="raise"):
+        assert read(PixelAp(both=True), case).value == pytest.approx(expected)
+
+
 def test_a_mask_of_everything_has_no_background_to_find(case_of):
     """A map above its mean everywhere does not exist, so the background is missed and not undefined."""
     case = case_of([[0.0, 1.0], [1.0, 1.0]], masks=np.ones((1, 16, 16), bool))
