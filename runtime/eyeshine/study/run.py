@@ -139,7 +139,8 @@ def run(
         How many records were made.
 
     Raises:
-        OptionError: see ``Records``; a method that the bundle lacks graphs for raises SignalError at once.
+        OptionError: see ``Records``, or two samples of one key.
+        SignalError: the bundle lacks graphs of a method; before anything is run.
         ImageError, TextError, EngineError: of a sample, where ``strict``.
     """
     check_study(study, explainer)
@@ -147,7 +148,11 @@ def run(
     made, tasks = 0, study.tasks
     examine = examiner(study)
     with Records(folder, study.identity(explainer), facts, resume=resume) as records, _bar(study, progress) as each:
+        keys: set[str] = set()
         for number, sample in enumerate(each, 1):
+            if sample.key in keys:
+                raise OptionError("two samples of one key", got=repr(sample.key), cure="the data set names each apart")
+            keys.add(sample.key)
             todo = [task for task in tasks if (sample.key, *task) not in records.done]
             if todo:
                 found = examine(study, explainer, sample, todo, strict=strict)

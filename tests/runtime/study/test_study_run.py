@@ -245,6 +245,14 @@ def test_a_sample_that_fails_is_recorded_and_not_done_again(tiny, study_of, tmp_
         run(study, tiny, tmp_path / "b", strict=True)
 
 
+def test_a_sample_is_not_taken_for_another_of_its_key(tiny, study_of, tmp_path, monkeypatch):
+    study = study_of("confidence_drop", count=2)
+    first, _ = study.dataset.samples()
+    monkeypatch.setattr(Roads, "samples", lambda self, start=0: iter([first, first]))
+    with pytest.raises(OptionError, match=f"one key.*{first.key}"):
+        run(study, tiny, tmp_path)
+
+
 def test_what_failed_is_done_anew_where_that_is_asked_for(tiny, study_of, tmp_path):
     study = study_of("confidence_drop")
     assert drop_failed(tmp_path / "none", study.identity(tiny)) == 0
