@@ -19,8 +19,8 @@ _LARGE = 2**18  # bytes
 def golden_values(oracle: Oracle, groups: Mapping[Group, Mapping[str, Built]]) -> dict[str, NDArray[np.generic]]:
     """Inputs and the oracle's outputs for one image and two prompts: ``in/NAME`` and ``GRAPH/OUTPUT``.
 
-    Of a large signal with an axis over blocks only the last block is kept: gradients and attention rows, which depend on
-    every block, are kept whole, and the file of the embedded model is a third smaller.
+    Of a large signal with an axis over blocks only the last block is kept: gradients and attention rows, which depend
+    on every block, are kept whole, and the file of the embedded model is a third smaller.
     """
     config = oracle.source.config
     random = np.random.default_rng(1)

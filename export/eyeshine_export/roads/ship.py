@@ -105,7 +105,9 @@ def ship(run: Path, out: Path, *, scenes: int, notes: str) -> Scores:
             tokens=run / "tokenizer.json",
             licence="Apache-2.0",
         )
-        export_bundle(source, out, ExportOptions(min(LAYERS, source.config.vision.layers), name="roads", force=True))
+        export_bundle(
+            source, out, ExportOptions(min(LAYERS, source.config.vision.layers), "roads", True, signals=("all",))
+        )
     scores = score(out, scenes)
     add_file(out, SCORES, json.dumps(asdict(scores), indent=1) + "\n")
     add_file(out, CARD, card(scores, notes))
