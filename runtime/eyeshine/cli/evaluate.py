@@ -174,7 +174,7 @@ def evaluate(
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError("the file of labels cannot be read", got=f"{path}: {error}", allowed="UTF-8 text") from error
 

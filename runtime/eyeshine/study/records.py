@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 from eyeshine.errors import OptionError, OutputError
 from eyeshine.saving import make_folder
+from eyeshine.study.files import MAKE_ROOM, open_locked, whole_lines, write_whole
 
 __all__ = ["HEADER", "RECORDS", "SCORES", "Records", "Task", "drop_failed", "read_header", "read_records"]
 
@@ -26,7 +27,6 @@ HEADER: Final = "study.json"
 RECORDS: Final = "records.jsonl"
 SCORES: Final = "scores.jsonl"
 """Records of what is scored over the whole data set, made from the others each time that a report is."""
-_MAKE_ROOM: Final = "make room, then resume"
 _SYNC_S: Final = 5.0  # seconds of work that a power failure may cost; a killed process loses none
 
 
@@ -52,15 +52,15 @@ class Records:
         self._path, header = folder / RECORDS, folder / HEADER
         if header.exists() and not resume:
             raise OptionError("there is a study already", got=str(folder), cure="resume it, or name another folder")
-        self._file = _opened(self._path)
+        self._file = open_locked(self._path)
         try:
             if header.exists():  # looked at under the lock: another process may have written it
                 _check_same(read_header(folder)["identity"], identity)
             elif self._path.stat().st_size:
                 raise OptionError("records without a header", got=str(self._path), cure="name another folder")
             else:
-                _replace(header, [json.dumps({"identity": identity, "facts": facts}, indent=1) + "\n"])
-            os.truncate(self._path, _whole_lines(self._path))
+                write_whole(header, [json.dumps({"identity": identity, "facts": facts}, indent=1) + "\n"])
+            os.truncate(self._path, whole_lines(self._path))
             self.done = _done(folder)
         except BaseException:
             self._file.close()
@@ -81,7 +81,7 @@ class Records:
                 os.fsync(self._file.fileno())
                 self._synced = monotonic()
         except OSError as error:
-            raise OutputError("records cannot be written", got=str(error), cure=_MAKE_ROOM) from error
+            raise OutputError("records cannot be written", got=str(error), cure=MAKE_ROOM) from error
         self.done.update(_task(record) for record in listed)
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class Records:
                 os.fsync(self._file.fileno())
         except OSError as failed:
             if error is None:
-                raise OutputError("records cannot be written", got=str(failed), cure=_MAKE_ROOM) from failed
+                raise OutputError("records cannot be written", got=str(failed), cure=MAKE_ROOM) from failed
 
 
 def drop_failed(folder: Path, identity: Mapping[str, Any]) -> int:
@@ -113,11 +113,11 @@ def drop_failed(folder: Path, identity: Mapping[str, Any]) -> int:
     if not (folder / HEADER).exists():
         return 0
     path = folder / RECORDS
-    with _opened(path):
+    with open_locked(path):
         _check_same(read_header(folder)["identity"], identity)
         failed = sum("error" in record for record in read_records(folder))
         if failed:
-            _replace(path, (_line(record) for record in read_records(folder) if "error" not in record))
+            write_whole(path, (_line(record) for record in read_records(folder) if "error" not in record))
     return failed
 
 
@@ -141,7 +141,7 @@ def read_records(folder: Path, name: str = RECORDS) -> Iterator[dict[str, Any]]:
         OptionError: a line that is damaged.
     """
     path = folder / name
-    left = _whole_lines(path)
+    left = whole_lines(path)
     if not left:
         return
     with path.open("rb") as file:
@@ -162,33 +162,6 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _opened(path: Path) -> BinaryIO:
-    """The records, locked, for appending."""
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise OutputError("records cannot be written", got=str(error), cure="name another folder") from error
-    try:
-        _lock(file.fileno(), path)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    """Write a file anew, whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError("records cannot be written", got=str(error), cure=_MAKE_ROOM) from error
-
-
 def _done(folder: Path) -> set[Task]:
     done: set[Task] = set()
     for record in read_records(folder):
@@ -202,52 +175,9 @@ def _task(record: Mapping[str, Any]) -> Task:
     return str(record["key"]), str(record["method"]), int(record["seed"])
 
 
-def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last line that is whole: ended, and JSON."""
-    if not path.exists():
-        return 0
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        # Records are a few kilobytes; a block of zeros after a power failure is one "line" without an end.
-        back = 1 << 16
-        while True:
-            file.seek(max(0, size - back))
-            tail = file.read()
-            lines = tail.split(b"\n")
-            if len(lines) > 2 or back >= size:
-                break
-            back *= 4
-    end = size - len(lines[-1])
-    if len(lines) > 1 and not _is_json(lines[-2]):
-        end -= len(lines[-2]) + 1
-    return end
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 def _check_same(there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     plain = json.loads(json.dumps(asked))
     differing = [name for name in sorted({*there, *plain}) if there.get(name) != plain.get(name)]
     if differing:
         got = "; ".join(f"{name}: {plain.get(name)!r:.200} (there: {there.get(name)!r:.200})" for name in differing)
         raise OptionError("the study in this folder is another one", got=got, cure="name another folder")
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        return
-    said = OutputError("another process writes these records", got=str(path), cure="wait for it")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise said from error
-    if not os.path.samestat(os.fstat(descriptor), path.stat()):  # written anew since it was opened
-        raise said

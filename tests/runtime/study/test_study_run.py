@@ -13,8 +13,7 @@ from eyeshine.datasets import Roads, Sample
 from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, SignalError
 from eyeshine.methods import METHODS, GradEclip
 from eyeshine.metrics import Deletion, Steps
-from eyeshine.study import PRESETS, Column, Preset, drop_failed, get_preset, read_records, run
-from eyeshine.study import records as records_module
+from eyeshine.study import PRESETS, Column, Preset, drop_failed, files, get_preset, read_records, run
 from eyeshine.study.parquet import write_parquet
 from eyeshine.study.records import HEADER, RECORDS, Records
 from eyeshine.study.sample import examine_maps
@@ -273,20 +272,20 @@ def test_records_that_are_written_anew_are_not_appended_to_where_they_were(tmp_p
     """A second process that opened the file before it was replaced locks what is no longer there."""
     with Records(tmp_path, {}, {}, resume=False) as records:
         records.add([{"key": "1", "method": "a", "seed": 0, "error": "gone"}])
-    lock = records_module._lock
+    lock = files._lock
 
     def late(descriptor, path):
         monkeypatch.undo()
         assert drop_failed(tmp_path, {}) == 1
         lock(descriptor, path)
 
-    monkeypatch.setattr(records_module, "_lock", late)
+    monkeypatch.setattr(files, "_lock", late)
     with pytest.raises(OutputError, match="another process"):
         Records(tmp_path, {}, {}, resume=True)
 
 
 def test_an_identity_is_compared_with_what_another_process_began_meanwhile(tmp_path, monkeypatch):
-    lock = records_module._lock
+    lock = files._lock
 
     def late(descriptor, path):
         monkeypatch.undo()
@@ -294,7 +293,7 @@ def test_an_identity_is_compared_with_what_another_process_began_meanwhile(tmp_p
             pass
         lock(descriptor, path)
 
-    monkeypatch.setattr(records_module, "_lock", late)
+    monkeypatch.setattr(files, "_lock", late)
     with pytest.raises(OptionError, match="another one"):
         Records(tmp_path, {"a": 2}, {}, resume=False)
 
