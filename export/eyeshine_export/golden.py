@@ -40,6 +40,6 @@ def golden_values(oracle: Oracle, groups: Mapping[Group, Mapping[str, Built]]) -
                 for value in built.model.graph.outputs:
                     output = str(value.name)
                     if output not in group.left_out:
-                        value = last_blocks(output, case.expected[output], len(built.blocks))
-                        values[f"{name}/{output}"] = last_blocks(output, value, 1) if value.nbytes > _LARGE else value
+                        kept = last_blocks(output, case.expected[output], len(built.blocks))
+                        values[f"{name}/{output}"] = last_blocks(output, kept, 1) if kept.nbytes > _LARGE else kept
     return values
