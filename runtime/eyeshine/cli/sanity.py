@@ -72,10 +72,10 @@ def sanity(
     options: Any
     run: Any
     if check == "weights":
-        options = checks.Randomisation(cast(Any, draw or "normal"), study._seeds(seeds or "0,1,2,3,4"))
+        options = checks.Randomisation(cast(Any, draw or "normal"), study.seeds_of(seeds or "0,1,2,3,4"))
         run = checks.randomise_weights
     elif check == "noise":
-        options = checks.Stability(_numbers(sigma or _SIGMAS), study._seeds(seeds or "0,1,2"), top)
+        options = checks.Stability(_numbers(sigma or _SIGMAS), study.seeds_of(seeds or "0,1,2"), top)
         run = checks.add_noise
     else:
         options, run = checks.Disagreement(top), checks.compare_methods
@@ -83,7 +83,7 @@ def sanity(
     opened = source.open("label")
     subjects = checks.Subjects(
         dataset=opened,
-        methods=study._configured(method or _by_one_run(explainer), setting or [], "image"),
+        methods=study.methods_of(method or _by_one_run(explainer), setting or [], "image"),
         limit=source.limit or 1,
     )
     rows = checks.write_rows(_tracked(run(explainer, subjects, options), check), out)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data", "DatasetName", "First", "ImagesFolder", "Limit", "Names", "Out", "Parquet", "RayAt", "Resume",
-    "RetryFailed", "Seeds", "Shapes", "Source", "Split", "Strict", "TextsOf", "check_absent", "run_study",
+    "RetryFailed", "Seeds", "Shapes", "Source", "Split", "Strict", "TextsOf", "check_absent", "methods_of", "run_study",
+    "seeds_of",
 ]  # fmt: skip
 
 DatasetName = Annotated[
@@ -140,8 +141,8 @@ def run_study(
         check_parquet()
     preset = get_preset(tuple(names), cast(Any, source.texts or "label"))  # the data set checks it
     study = Study(
-        dataset=source.open(preset.texts), methods=_configured(methods, settings, preset.side), preset=preset,
-        seeds=_seeds(seeds), limit=source.limit, max_batch=max_batch, truncate=truncate,
+        dataset=source.open(preset.texts), methods=methods_of(methods, settings, preset.side), preset=preset,
+        seeds=seeds_of(seeds), limit=source.limit, max_batch=max_batch, truncate=truncate,
     )  # fmt: skip
     explainer: Explainer = load()
     if retry_failed:
@@ -161,8 +162,17 @@ def run_study(
     typer.echo(report)
 
 
-def _configured(names: list[str], settings: list[str], side: str) -> dict[str, AnyMethod]:
-    """The methods of a side with their settings."""
+def methods_of(names: list[str], settings: list[str], side: str) -> dict[str, AnyMethod]:
+    """The methods of a side with their settings.
+
+    Args:
+        names: of methods, or "all".
+        settings: ``NAME=VALUE`` of the only method, ``METHOD.NAME=VALUE`` of several.
+        side: "image" or "text".
+
+    Raises:
+        OptionError: no such method or setting, or a value outside its range.
+    """
     from eyeshine.methods import METHODS, get_method
     from eyeshine.methods.configure import configure, parse_settings
     from eyeshine.text_side import TEXT_METHODS, get_text_method
@@ -181,7 +191,12 @@ def _configured(names: list[str], settings: list[str], side: str) -> dict[str, A
     return {name: configure(cast(Any, get(name)), own[name]) for name in listed}
 
 
-def _seeds(text: str | None) -> tuple[int, ...]:
+def seeds_of(text: str | None) -> tuple[int, ...]:
+    """Seeds from numbers with commas between them; without a text seed 0.
+
+    Raises:
+        OptionError: a text of another form.
+    """
     try:
         return tuple(int(part) for part in (text or "0").split(","))
     except ValueError:

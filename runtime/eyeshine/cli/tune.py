@@ -72,7 +72,7 @@ def tune(
     tuning = Tuning(
         method=method, grid=_grid(grid), preset=preset, dataset=source.open(preset.texts), split=split, column=column,
         fixed=parse_settings(setting or ()), scenes=limit, eta=(eta or _ETA) if halving else None,
-        seeds=study._seeds(seeds), max_batch=max_batch,
+        seeds=study.seeds_of(seeds), max_batch=max_batch,
     )  # fmt: skip
     explainer = Explainer.load(bundle, provider=options_of(provider, threads, precision, device))
     found = search(tuning, explainer, out, resume=resume)
