@@ -184,6 +184,9 @@ class Explanation(Facts):
             rows["contrast"] = [choice.record() for choice in self.details["contrast"][image]]
         if "adjustment" in self.details:
             rows["adjustment"] = self.details["adjustment"][image]
+        if "passes" in self.details:
+            passes = self.details["passes"]
+            rows["passes"] = {name: passes[name] for name in ("encoded", "batch")} | {"notes": passes["images"][image]}
         return rows
 
     @staticmethod

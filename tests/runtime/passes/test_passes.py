@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -131,7 +132,9 @@ def test_images_are_made_no_further_ahead_than_a_batch(tiny, photo):
     assert result.details["passes"]["images"] == [{"ahead": 8, "place": 0}, {"ahead": 8, "place": 1}]
     assert relative(result.maps[:, :, 0, 0], result.similarities) <= 1e-4
     assert {"preprocess", "text", "load", "passes", "total"} == set(result.timings_ms)
-    assert result.record()["method"] == "probe"
+    record = json.loads(json.dumps(result.record(1)))
+    assert record["method"] == "probe"
+    assert record["passes"] == {"encoded": 2 + 2 * 50, "batch": 8, "notes": {"ahead": 8, "place": 1}}
     assert result.engine["graph"] == "encode"
 
 
