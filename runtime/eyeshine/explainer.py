@@ -49,7 +49,7 @@ class Explainer:
         backend: what computes the maps from the engine's signals: "reference" (NumPy, on the host) or "triton" (kernels
             on the GPU that the engine computes on; nothing but the result can leave it).
         templates: prompt templates, each with one ``{}``; several are averaged. Empty: texts as they stand.
-        text_cache: how many texts the embedding cache holds.
+        text_cache: how many texts the embedding cache holds, beside the labels that an evaluation asks for.
         check: compare every graph with the bundle's golden values when it is first loaded on this machine, and refuse
             an engine that computes it wrongly.
     """
@@ -113,7 +113,7 @@ class Explainer:
             resize: "shortest" (shortest side and centre crop), "squash", or "keep" (each side to whole patches, nothing
                 cropped; needs a bundle exported with ``--signals sizes``); by default what the bundle says.
             templates: prompt templates, each with one ``{}``.
-            text_cache: how many texts the embedding cache holds.
+            text_cache: how many texts the embedding cache holds, beside the labels that an evaluation asks for.
             verify: compare every file with its SHA-256.
             check: compare every graph with its golden values when it is first loaded on this machine.
 

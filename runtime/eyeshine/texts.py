@@ -105,7 +105,7 @@ class TextEncoder:
         tokenizer: of the bundle.
         session: gives the session of ``text.onnx``, called at the first text that was not seen.
         templates: each with one ``{}``; several are averaged in the joint space. Empty: the text as it stands.
-        capacity: texts in the cache; the least recently used goes first.
+        capacity: texts in the cache to begin with, see ``reserve``; the least recently used goes first.
     """
 
     def __init__(
@@ -119,12 +119,20 @@ class TextEncoder:
         if not isinstance(capacity, int) or capacity < 1:
             raise OptionError("capacity of the text cache must be positive", got=capacity, allowed="1 and more")
         self.tokenizer, self.templates, self.capacity = tokenizer, tuple(templates), capacity
-        self._session = session
+        self._session, self._asked = session, capacity
         self._cache: OrderedDict[tuple[str, bool], Vector] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._cache)
+
+    def reserve(self, count: int) -> None:
+        """Let the cache hold so many texts more than it was made for: labels that every image is compared with.
+
+        A set of labels larger than the cache would push itself out, and be encoded anew for every image.
+        """
+        with self._lock:
+            self.capacity = max(self.capacity, self._asked + count)
 
     def encode(self, texts: Sequence[str], *, truncate: bool = False) -> Vector:
         """Unit vectors [P, E].

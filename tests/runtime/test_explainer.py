@@ -14,6 +14,7 @@ from PIL import Image
 from eyeshine import Explainer
 from eyeshine.errors import ImageError, InputError, OptionError, SignalError, TextError, UnknownWordsWarning
 from eyeshine.methods import BlockSignals
+from eyeshine.metrics import Deletion, Steps
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,22 @@ def test_a_text_that_was_seen_costs_no_forward_and_the_cache_is_bounded(tiny_bun
     assert len(explainer.texts) == 3
     explainer.encode_texts(["a dog"])
     assert len(runs) > count + 1
+
+
+def test_labels_that_fill_the_cache_are_encoded_for_the_first_image_alone(tiny_bundle, monkeypatch):
+    explainer = Explainer.load(tiny_bundle, threads=1, text_cache=2)
+    session, runs = explainer._session("text"), []
+    original = session.run
+    monkeypatch.setattr(session, "run", lambda *a: runs.append(1) or original(*a))
+    labels = ["a dog", "a cat", "a car", "a house", "a tree"]
+    metrics = {"deletion": Deletion("prob", Steps(points=3))}
+    explainer.evaluate(photo(0), labels[:1], metrics=metrics, labels=labels)
+    count = len(runs)
+    assert count >= 1
+    explainer.evaluate(photo(1), labels[:1], metrics=metrics, labels=labels)
+    assert len(runs) == count
+    explainer.encode_texts([f"a {colour} {what}" for colour in ("red", "blue", "green") for what in ("car", "sky")])
+    assert len(explainer.texts) <= 2 + len(labels)
 
 
 def test_templates_are_averaged_on_the_sphere(tiny_bundle, explainer):

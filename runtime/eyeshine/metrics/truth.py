@@ -81,6 +81,7 @@ def cases(explainer: Explainer, explanation: Explanation, truth: Truth, *, trunc
     # The text encoder embeds texts of one length together: all of them in one call.
     scored = truth.scored or explanation.texts
     texts = list(dict.fromkeys([*scored, *chain(*truth.negatives or ()), *(truth.labels or ())]))
+    explainer.texts.reserve(len(truth.labels or ()))
     vectors = dict(zip(texts, explainer.encode_texts(texts, truncate=truncate), strict=True))
     mean = np.array(model.mean, np.float32)
     box = covered(explainer)

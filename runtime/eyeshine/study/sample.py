@@ -126,6 +126,7 @@ def _items(study: Study, explainer: Explainer, content: Content, embedding: NDAr
     if "predicted" in study.preset.roles:
         assert content.label is not None
         labels = study.dataset.labels
+        explainer.texts.reserve(len(labels))
         best = int(np.argmax(explainer.encode_texts(labels, truncate=study.truncate) @ embedding))
         scored = labels[content.label]
         own = next((item for item in items if item.text == scored), _Item("truth", scored, scored, None, None))
