@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine.backend import Backend
 from eyeshine.bundle import Bundle
 from eyeshine.concept.contrast import contrast_target
 from eyeshine.encoding import BundleModel, Encoder
 from eyeshine.engine import EngineOptions, Session
-from eyeshine.errors import EngineError, OptionError
+from eyeshine.errors import OptionError
 from eyeshine.methods import BlockSignals, ConceptAttribution, HeadDecomposition, PassesMethod, graph_method
 from eyeshine.methods.passes import Subject
 from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
 from eyeshine.signals import SIGNALS, field_of, last_blocks
 from eyeshine.texts import TextEncoder
-from eyeshine_kernels.backend import KernelError, interpreting, resolve
 
-__all__ = ["Backend", "Call", "Pipeline", "check_backend", "like"]
+__all__ = ["Call", "Pipeline", "like"]
 
 Array = NDArray[np.float32]
-Backend = Literal["reference", "triton"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,18 @@ class Pipeline:
         backend: what computes maps.
         sessions: of the bundle on that engine.
         texts: texts to vectors.
+
+    Attributes:
+        backend: what computes maps.
+        fell_back: why another engine than the wanted one runs, for results; None where the wanted one does.
     """
 
     def __init__(
         self, bundle: Bundle, options: EngineOptions, backend: Backend, sessions: Sessions, texts: TextEncoder
     ) -> None:
-        self._bundle, self._options, self._backend = bundle, options, backend
+        self._bundle, self._options, self.backend = bundle, options, backend
         self._sessions, self._texts = sessions, texts
+        self.fell_back: str | None = None
         self._projections: dict[int, Any] = {}
 
     def start(self, request: Request, clock: Clock, *, truncate: bool) -> Call:
@@ -140,7 +144,7 @@ class Pipeline:
         return outputs, provider
 
     def _run(self, call: Call, inputs: Mapping[str, NDArray[np.generic]]) -> tuple[dict[str, Any], str]:
-        if self._backend == "reference":
+        if self.backend == "reference":
             run = call.session.run(inputs, call.outputs)
             return {**run.outputs}, run.provider
         from eyeshine.device import tensors
@@ -173,7 +177,7 @@ class Pipeline:
         model = self._bundle.manifest.model
         rows, columns = (n // p for n, p in zip(request.pixels.shape[2:], model.patch_size, strict=True))
         signals = BlockSignals(
-            **read, backend=self._backend, depth=model.layers, grid=(rows, columns), patch=model.patch_size,
+            **read, backend=self.backend, depth=model.layers, grid=(rows, columns), patch=model.patch_size,
             combine=request.target.combine,
         )  # fmt: skip
         if isinstance(method, ConceptAttribution):
@@ -201,10 +205,10 @@ class Pipeline:
         call.clock.lap("passes")
         return maps, similarities
 
-    def facts(self, call: Call, provider: str, fell_back: str | None) -> dict[str, Any]:
-        """What a result says beside its maps; ``fell_back`` is why another engine than the wanted one ran."""
+    def facts(self, call: Call, provider: str) -> dict[str, Any]:
+        """What a result says beside its maps."""
         request = call.request
-        engine = {**self._options.metadata(), "provider": provider, "graph": call.graph, "backend": self._backend}
+        engine = {**self._options.metadata(), "provider": provider, "graph": call.graph, "backend": self.backend}
         return {
             "texts": request.texts,
             "method": request.method.name,
@@ -212,7 +216,7 @@ class Pipeline:
             "images": request.photos,
             "crops": request.crops,
             "bundle": self._bundle.name,
-            "engine": engine if fell_back is None else {**engine, "fell_back": fell_back},
+            "engine": engine if self.fell_back is None else {**engine, "fell_back": self.fell_back},
             "timings_ms": call.clock.timings_ms(),
             "background": getattr(request.method, "background", 0.0),
             "details": call.details,
@@ -263,23 +267,3 @@ def _joined(parts: list[Any]) -> Any:
 def like(beside: Any, array: NDArray[Any]) -> Any:
     """The array as it is, or as a torch tensor where ``beside`` is one."""
     return array if isinstance(beside, np.ndarray) else beside.new_tensor(array)
-
-
-def check_backend(backend: Backend, options: EngineOptions) -> Backend:
-    """The backend, if it can run on what the engine leaves.
-
-    Raises:
-        OptionError: an unknown one, or "triton" with an engine that is not on a GPU.
-        EngineError: the kernels cannot run here; the message names what to install.
-    """
-    if backend not in ("reference", "triton"):
-        raise OptionError("unknown backend", got=repr(backend), allowed="reference, triton")
-    try:
-        resolve(backend)
-    except KernelError as error:
-        raise EngineError("the Triton kernels cannot run here", got=str(error)) from error
-    if backend == "triton" and options.device_type != "cuda" and not interpreting():
-        raise OptionError(
-            "backend triton needs an engine on the GPU", got=f"provider {options.engine}", allowed="cuda, tensorrt"
-        )
-    return backend

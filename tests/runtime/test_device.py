@@ -152,7 +152,7 @@ def test_the_backend_is_explicit(host, photos, tiny_bundle, monkeypatch):
         host.explain_on_device(photos[0], TEXTS)
     with pytest.raises(OptionError, match="unknown backend"):
         Explainer.load(tiny_bundle, backend="cupy")  # type: ignore[arg-type]
-    monkeypatch.setattr("eyeshine.pipeline.interpreting", lambda: False)
+    monkeypatch.setattr("eyeshine.backend.interpreting", lambda: False)
     with pytest.raises(OptionError, match="needs an engine on the GPU"):
         Explainer.load(tiny_bundle, provider=CpuOptions(1), backend="triton")
 

@@ -15,7 +15,7 @@ from eyeshine.images import ImageLike, load_image
 from eyeshine.request import seen
 
 if TYPE_CHECKING:
-    from eyeshine.explainer import Explainer
+    from eyeshine.opened import Opened
     from eyeshine.preprocess import CropBox
     from eyeshine.sessions import Sessions
 
@@ -35,7 +35,7 @@ class Bench:
         max_batch: most images of one forward pass; None takes what suits the engine.
     """
 
-    def __init__(self, explainer: Explainer, sessions: Sessions, max_batch: int | None = 2) -> None:
+    def __init__(self, explainer: Opened, sessions: Sessions, max_batch: int | None = 2) -> None:
         self.manifest, self.encoder = explainer.bundle.manifest, explainer.encoder(max_batch)
         self._preprocess, self._options, self._sessions = explainer.preprocess, explainer.options, sessions
 

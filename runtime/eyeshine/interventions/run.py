@@ -21,7 +21,7 @@ from eyeshine.methods.masking import patch_frames
 from eyeshine.texts import check_texts
 
 if TYPE_CHECKING:
-    from eyeshine.explainer import Explainer
+    from eyeshine.opened import Opened
     from eyeshine.sessions import Sessions
 
 __all__ = ["ablate_each", "head_means", "intervene"]
@@ -30,7 +30,7 @@ Array = NDArray[np.float32]
 
 
 def intervene(
-    explainer: Explainer,
+    explainer: Opened,
     sessions: Sessions,
     image: ImageLike,
     texts: Sequence[str],
@@ -56,7 +56,7 @@ def intervene(
 
 
 def ablate_each(
-    explainer: Explainer,
+    explainer: Opened,
     sessions: Sessions,
     image: ImageLike,
     texts: Sequence[str],
@@ -96,7 +96,7 @@ def ablate_each(
     )
 
 
-def head_means(explainer: Explainer, sessions: Sessions, images: Sequence[ImageLike], max_batch: int | None) -> Array:
+def head_means(explainer: Opened, sessions: Sessions, images: Sequence[ImageLike], max_batch: int | None) -> Array:
     """What every head mixes, mean over tokens and images: [L, D]; see ``Explainer.head_means``."""
     bench, total = Bench(explainer, sessions, max_batch), 0.0
     if not images:
