@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from benchmarks import environment
 from benchmarks.methods_page import NOTES, page
+from benchmarks.rows import CPU_ROWS, read
 from eyeshine import Explainer
 from eyeshine.datasets import Roads
 from eyeshine.methods import METHODS, AnyMethod, by_passes
@@ -116,6 +117,7 @@ def report(folder: Path, counts: Mapping[str, int], shards: int, out: Path, rows
         "origin": origin,
         "first_seed": Roads().first,
         "encode_ms": table.encode_ms,
+        "encode_over_plain": _encode_over_plain(),
         "methods": {
             name: {
                 "samples": table.samples[name],
@@ -132,6 +134,14 @@ def report(folder: Path, counts: Mapping[str, int], shards: int, out: Path, rows
     rows.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     notes = out.read_text("utf-8").partition(NOTES)[2] if out.is_file() else "\n"
     out.write_text(page(EVERYTHING, table, order, facts) + NOTES + notes, "utf-8")
+
+
+def _encode_over_plain() -> float:
+    """The newest committed ratio of the embedded model's encoder to the stock export of it."""
+    rows = [row for row in read(CPU_ROWS) if (row.model, row.group, row.case) == ("roads", "last", "encode")]
+    ratio = rows[-1].ratio
+    assert ratio is not None
+    return ratio
 
 
 def main(given: Sequence[str] | None = None) -> None:

@@ -50,22 +50,24 @@ def test_the_winner_is_the_most_faithful_of_the_cheap():
         "first": {"insertion": 0.6, "deletion": 0.2},
     }
     table = tabulate(results.EVERYTHING, _records(scores, {"dear": 1.06, "second": 0.9, "first": 1.04}))
-    rows = winner(table, list(scores))
+    rows = winner(table, list(scores), 1.0)
     assert [name for name, *_ in rows] == ["first", "second"]
     assert rows[0][1] == pytest.approx(0.405)
     assert rows[1][2] == pytest.approx(0.3)  # the same draws for both: their difference has no spread
+    assert len(winner(table, list(scores), 0.9)) == 3  # a cheaper encoder makes every method cheaper
 
 
 def test_the_page_tells_every_score_and_of_how_many_scenes():
     scores = {"one": {"pointing": 1.0}, "two": {"pointing": 0.25}}
     table = tabulate(results.EVERYTHING, _records(scores, {"one": 1.0, "two": 2.5}))
     origin = {"machine": {"cpu": "a CPU", "cpus": 2, "os": "an OS"}, "versions": {}, "commit": "abc", "dirty": False}
-    lines = page(results.EVERYTHING, table, ["one", "two"], {"origin": origin, "first_seed": 7}).splitlines()
+    facts = {"origin": origin, "first_seed": 7, "encode_over_plain": 0.8}
+    lines = page(results.EVERYTHING, table, ["one", "two"], facts).splitlines()
     row = next(line for line in lines if line.startswith("| two |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     head = [cell.strip() for cell in next(line for line in lines if line.startswith("| method")).strip("|").split("|")]
     found = dict(zip(head, cells, strict=True))
     assert found["pointing ↑"] == "0.250"
-    assert found["cost"] == "2.50"
+    assert found["cost"] == "2.00"
     assert found["scenes"] == "40"
     assert "**1.000**" in next(line for line in lines if line.startswith("| one |"))
