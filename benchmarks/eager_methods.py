@@ -2,7 +2,8 @@
 
 What released codes do: masks and masked images are made batch by batch in torch, ``no_grad``, one forward pass a batch,
 maps at pixel resolution. Ours takes its default, batches of 8 on a CPU; with these eager PyTorch is no faster: 17.9 ms
-an image, 17.3 in batches of 32 (roads). A method is added by a ``Trial`` here and two cases in the registry.
+an image, 17.3 in batches of 32 (roads). A method is added by a ``Trial`` here and two cases in the registry; M2IB,
+whose released code runs blocks over and over that never change, has a second eager version, as released.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.nn import functional as F
 
+from benchmarks.eager_m2ib import eager_m2ib
 from benchmarks.gate import Array, Case, Facts
-from benchmarks.passes_oracle import kernel_shap_map, rise_map
+from benchmarks.passes_oracle import kernel_shap_map, m2ib_map, rise_map
 from eyeshine.bundle import Bundle
 from eyeshine.encoding import BundleModel, Encoder, default_batch
 from eyeshine.engine import EngineOptions
-from eyeshine.methods import KernelShap, PassesMethod, Rise
+from eyeshine.methods import KernelShap, M2ib, PassesMethod, Rise
 from eyeshine.methods.kernel_shap import coalitions, superpatches
 from eyeshine.methods.passes import Subject
 from eyeshine.methods.rise import draw_masks
@@ -158,9 +160,18 @@ def _kernel_shap(options: KernelShap) -> Callable[[EagerTower, torch.Tensor, tor
 
 _RISE: Final = Rise(masks=_PASSES)
 _SHAP: Final = KernelShap(samples=_PASSES - 2, side=3)
+_M2IB: Final = M2ib()
+
+
+def _m2ib(*, again: bool) -> Trial:
+    eager = eager_m2ib(_M2IB, again=again)
+    return Trial(_M2IB, eager, lambda workload, pixels: m2ib_map(workload, pixels, _M2IB), ("hidden",))
+
 
 TRIALS: Final[dict[str, Trial]] = {
     "rise": Trial(_RISE, _rise(_RISE), lambda workload, pixels: rise_map(workload, pixels, _RISE)),
     "kernel-shap": Trial(_SHAP, _kernel_shap(_SHAP), lambda workload, pixels: kernel_shap_map(workload, pixels, _SHAP)),
+    "m2ib": _m2ib(again=False),
+    "m2ib-released": _m2ib(again=True),
 }
-"""By the name of our case; the eager one's is "eager-" and the same."""
+"""By the name of our case; the eager one's is "eager-" and the same, or "-released" after it."""

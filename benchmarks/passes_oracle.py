@@ -1,13 +1,15 @@
-"""What methods by passes should yield: their definitions in NumPy, float64, on the exporter's reference tower."""
+"""What methods by passes should yield: their definitions in float64 on the exporter's reference tower."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.distributions import Normal, kl_divergence
 
-from eyeshine.methods import KernelShap, Rise
+from eyeshine.methods import KernelShap, M2ib, Rise
 from eyeshine.methods.kernel_shap import coalitions, superpatches
 from eyeshine.methods.rise import draw_masks
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.gate import Array
     from benchmarks.workload import Workload
 
-__all__ = ["kernel_shap_map", "rise_map"]
+__all__ = ["kernel_shap_map", "m2ib_map", "rise_map"]
 
 Exact = NDArray[np.float64]
 _AT_ONCE = 16
@@ -70,6 +72,27 @@ def kernel_shap_map(workload: Workload, pixels: Array, options: KernelShap) -> E
     right = np.append(2 * (z.T * weights) @ (np.array(scores) - none), everything - none)
     values = np.linalg.solve(system, right)[:count]
     return np.asarray((values / np.bincount(square.ravel()))[square].reshape(1, 1, -1))
+
+
+def m2ib_map(workload: Workload, pixels: Array, options: M2ib) -> Exact:
+    """[1, 1, N] of one image [3, Y, X] in 0..1 and the workload's first text; Adam as its paper prints it."""
+    tokens = workload.tokens(pixels[None], options.blocks)[0].double()
+    text, random = torch.from_numpy(workload.text(1)[0]), np.random.default_rng(options.seed)
+    alpha = torch.full_like(tokens, options.start)
+    first, second = torch.zeros_like(alpha), torch.zeros_like(alpha)
+    divergence = torch.empty(0)
+    for step in range(1, options.steps + 1):
+        alpha.requires_grad_()
+        share = torch.sigmoid(alpha)
+        divergence = kl_divergence(Normal(share * tokens, 1 - share), Normal(0.0, 1.0))
+        noise = torch.from_numpy(random.standard_normal((options.copies, *tokens.shape), np.float32))
+        embeddings = workload.embeddings_of((share * tokens + (1 - share) * noise).float(), options.blocks)
+        loss = options.beta * divergence.mean() - (embeddings @ text).mean()
+        (slope,) = torch.autograd.grad(loss, alpha)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        towards = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+        alpha = alpha.detach() - options.rate * towards
+    return np.asarray(divergence.detach().sum(-1)[1:].numpy()[None, None])
 
 
 def _scores(workload: Workload, frames: list[Exact]) -> Exact:

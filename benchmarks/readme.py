@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import describe
-from benchmarks.registry import CASES, MODELS
+from benchmarks.registry import CASES, MODELS, base_of
 from benchmarks.rows import CPU_ROWS, GPU_ROWS, Row, newest, read
 from eyeshine.bundle import default_bundle
 
@@ -20,6 +20,8 @@ BEGIN, END = "<!-- bench:start -->", "<!-- bench:end -->"
 ROADS = "<!-- roads:start -->", "<!-- roads:end -->"
 _TITLES = {"b32": "ViT-B/32", "b16": "ViT-B/16", "l14": "ViT-L/14", "roads": "roads"}
 _BASES = ("plain", "network")
+_OURS = {"method": "grad_eclip", "eager-passes": "ours", "throughput": "engine"}
+"""What cases of these kinds are held against, in the table's words."""
 _GPU_CASES = {
     "network": "encoder",
     "plain": "encoder",
@@ -121,7 +123,17 @@ def _cell(row: Row) -> str:
         return (row.note or "").split(":")[0]
     digits = 1 if row.p50_ms >= 1 else 3
     ratio = "" if row.case == row.base or row.base not in _BASES else f", {row.ratio:.2f} x"
-    return f"{row.p50_ms:.{digits}f} ms{ratio}"
+    return f"{row.p50_ms:.{digits}f} ms{ratio}{_beside(row)}"
+
+
+def _beside(row: Row) -> str:
+    """The ratio to what a case is held against, where that is not the plain encoder."""
+    kind, against = CASES[row.case].kind, base_of(row.case)
+    if kind not in _OURS or against == row.case:
+        return ""
+    if row.over == against:
+        return f", {row.compared:.2f} x {_OURS[kind]}"
+    return f", {row.ratio:.2f} x {_OURS[kind]}" if row.base == against else ""
 
 
 def _sentence(row: Row) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import cold, environment, memory, report
+from benchmarks import cold, environment, memory, report, throughput
 from benchmarks.bundles import BenchModel, prepare
 from benchmarks.cases import Bench
 from benchmarks.judge import memory_row
@@ -18,6 +18,7 @@ from benchmarks.registry import GROUPS, MODELS, Group, select
 from benchmarks.rows import CPU_ROWS, Row, append
 from benchmarks.timing import Plan
 from benchmarks.workload import Workload
+from eyeshine import Explainer
 from eyeshine.engine import CpuOptions, OpenVinoOptions
 from eyeshine.errors import BundleError
 
@@ -95,6 +96,8 @@ def _measure(
         plan = asked.plan(spec)
         if group == "cold":
             found = cold.rows(origin, name, options.threads, plan.rounds)
+        elif group in throughput.PROTOCOLS:
+            found = throughput.rows(origin, name, group, Explainer.load(threads=options.threads), plan)
         else:
             bench = Bench(exported, Workload(exported.source), exported.full(), options, engines)
             found = measure(bench.make, selected, plan, origin, name, group)

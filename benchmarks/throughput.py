@@ -1,166 +1,99 @@
-"""Whether deletion and insertion run as fast as the engine encodes: ``python -m benchmarks.throughput``.
+"""Whether deletion and insertion run as fast as the engine encodes: each beside the bare engine on as many images.
 
-Each evaluation is timed beside the bare engine on as many images in batches of the same size, in one interleaved run.
 On the model's input the bare engine gets images that are ready; on the photo's canvas, where the protocol prepares
-every image anew, it gets photos, and prepares them as well. On a CPU that others use, ``--clock cpu`` counts the time
-of this process alone.
+every image anew, it gets photos, and prepares them as well.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from time import perf_counter, process_time
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks import environment
+from benchmarks.gate import Facts, check
+from benchmarks.judge import timing_rows
+from benchmarks.registry import CASES, GROUPS
+from benchmarks.rows import Row
 from benchmarks.timing import Plan, interleave
 from eyeshine import Explainer, roads
 from eyeshine.datasets import Roads
-from eyeshine.explanation import Explanation
-from eyeshine.metrics import Deletion, Insertion, Metric, Steps, evaluate
+from eyeshine.metrics import Deletion, Evaluation, Insertion, Metric, Steps, evaluate
 from eyeshine.metrics.presets import PRESETS
+from eyeshine.verify import TOLERANCES
 
-__all__ = ["Result", "measure"]
+__all__ = ["MAX_BATCH", "PROTOCOLS", "rows"]
 
-BOUND: Final = 0.95
-"""Of the bare engine's images per second."""
-_RESULTS: Final = Path(__file__).parent / "results" / "throughput.json"
-_FIRST: Final = roads.HELD_OUT_FROM + 900_000
-_CASES: Final[dict[str, dict[str, Metric]]] = {
-    "rise, 224 points": PRESETS["rise"],
-    "10 points": {
+MAX_BATCH: Final = 32
+"""Images of a forward pass, the default of ``evaluate``."""
+_SCENE: Final = roads.HELD_OUT_FROM + 900_000
+PROTOCOLS: Final[dict[str, dict[str, Metric]]] = {
+    "throughput-224": PRESETS["rise"],
+    "throughput-10": {
         "deletion": Deletion("prob", Steps(points=10)),
         "insertion": Insertion("prob", Steps(insert=True, fill="blur", points=10)),
     },
-    "gradeclip-imagenet": {name: PRESETS["gradeclip-imagenet"][name] for name in ("deletion@1", "insertion@1")},
+    "throughput-photo": {name: PRESETS["gradeclip-imagenet"][name] for name in ("deletion@1", "insertion@1")},
 }
+"""What is evaluated, by group."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """One protocol.
+def rows(origin: Mapping[str, Any], model: str, group: str, explainer: Explainer, plan: Plan) -> list[Row]:
+    """The engine's row and the evaluation's, on one held-out road scene; times are for one encoded image.
 
-    Attributes:
-        protocol: its name.
-        images: encoded images of one round.
-        batch: images of one forward pass.
-        rounds: counted rounds.
-        images_per_second: of the evaluation, at the median.
-        encode_images_per_second: of the bare engine, at the median.
-        ratio: median over the rounds of the engine's time over the evaluation's.
-        prepares: whether the bare engine prepared photos too.
-        holds: whether the ratio reaches ``BOUND``.
+    Args:
+        origin: fields of ``Row`` that are the same for the whole run.
+        model: short name.
+        group: a key of ``PROTOCOLS``.
+        explainer: of the embedded model.
+        plan: how long.
+
+    Raises:
+        GateError: scores, or embeddings, in batches are not those of images alone.
     """
+    engine, curves = GROUPS[group].cases
+    metrics, labels = PROTOCOLS[group], [roads.article(label) for label in roads.LABELS]
+    [content] = [sample.open() for sample in Roads(1, first=_SCENE).samples()]
+    explanation = explainer.explain(content.image, content.texts)
+    precision = explainer.options.precision(explainer.bundle.manifest.precision)
+    tolerance = TOLERANCES[precision]
 
-    protocol: str
-    images: int
-    batch: int
-    rounds: int
-    images_per_second: float
-    encode_images_per_second: float
-    ratio: float
-    prepares: bool
-    holds: bool
+    def evaluation(max_batch: int = MAX_BATCH) -> Evaluation:
+        return evaluate(explainer, explanation, metrics=metrics, labels=labels, max_batch=max_batch)
 
-
-def measure(
-    explainer: Explainer, scenes: int, max_batch: int, plan: Plan, clock: Callable[[], float] = perf_counter
-) -> list[Result]:
-    """Every protocol beside the bare engine, on one explanation of each of some held-out scenes."""
-    contents = [sample.open() for sample in Roads(scenes, first=_FIRST).samples()]
-    found = [explainer.explain(content.image, content.texts) for content in contents]
-    labels = [roads.article(label) for label in roads.LABELS]
-    results = []
-    for name, metrics in _CASES.items():
-        prepares = any(getattr(view, "canvas", "input") == "native" for m in metrics.values() for view in m.views)
-        counts = [
-            evaluate(explainer, each, metrics=metrics, labels=labels, max_batch=max_batch).encoded for each in found
-        ]
-        cases = {
-            "encode": _engine(explainer, counts, max_batch, contents[0].image if prepares else None),
-            "evaluate": _evaluation(explainer, found, metrics, labels, max_batch),
-        }
-        timings = interleave(cases, plan, clock)
-        per_second = {case: sum(counts) * 1e3 / timings.percentile_ms(case, 50) for case in cases}
-        ratio = timings.ratio("encode", "evaluate")
-        result = Result(
-            protocol=name,
-            images=sum(counts),
-            batch=max_batch,
-            rounds=timings.rounds,
-            images_per_second=per_second["evaluate"],
-            encode_images_per_second=per_second["encode"],
-            ratio=ratio,
-            prepares=prepares,
-            holds=ratio >= BOUND,
-        )
-        results.append(result)
-    return results
+    batched, alone = evaluation(), evaluation(1)
+    got, expected = ({name: np.array(each.score(name).curve) for name in metrics} for each in (batched, alone))
+    errors = {curves: check(curves, got, expected, tolerance)}
+    on_photo = any(getattr(view, "canvas", "input") == "native" for m in metrics.values() for view in m.views)
+    encode, errors[engine] = _engine(explainer, engine, batched.encoded, content.image if on_photo else None, tolerance)
+    timings = interleave({engine: encode, curves: evaluation}, plan)
+    facts = {
+        case: Facts(CASES[case], batched.engine["provider"], precision, explainer.bundle.hash, repeats=batched.encoded)
+        for case in (engine, curves)
+    }
+    return timing_rows(origin, model, group, timings, facts, errors)
 
 
 def _engine(
-    explainer: Explainer,
-    counts: list[int],
-    max_batch: int,
-    photo: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None,
-) -> Callable[[], None]:
-    """The bare session on so many images for each explanation, in full batches and a rest."""
-    session = explainer._session("encode")
-    size = explainer.preprocess.size
-    batch = np.random.default_rng(0).random((max_batch, 3, *size), dtype=np.float32)
+    explainer: Explainer, name: str, count: int, photo: NDArray[np.uint8] | None, tolerance: float
+) -> tuple[Callable[[], None], float]:
+    """The bare session on so many images, in full batches and a rest, and how far a batch is from images alone."""
+    session, prepare = explainer._session("encode"), explainer.preprocess.prepare
+    batch = np.random.default_rng(0).random((min(MAX_BATCH, count), 3, *explainer.preprocess.size), dtype=np.float32)
+
+    def embeddings(pixels: NDArray[np.float32]) -> NDArray[Any]:
+        return session.run({"pixels": pixels}, ["embedding"]).outputs["embedding"]
+
+    alone = np.concatenate([embeddings(pixels[None]) for pixels in batch])
+    error = check(name, {"embedding": embeddings(batch)}, {"embedding": alone}, tolerance)
 
     def encode() -> None:
-        for count in counts:
-            for start in range(0, count, max_batch):
-                filled = batch[: min(max_batch, count - start)]
-                if photo is not None:
-                    for pixels in filled:
-                        pixels[:] = explainer.preprocess.prepare(photo).pixels
-                session.run({"pixels": filled}, ["embedding"])
+        for start in range(0, count, MAX_BATCH):
+            filled = batch[: min(MAX_BATCH, count - start)]
+            if photo is not None:
+                for pixels in filled:
+                    pixels[:] = prepare(photo).pixels
+            embeddings(filled)
 
-    return encode
-
-
-def _evaluation(
-    explainer: Explainer, found: list[Explanation], metrics: dict[str, Metric], labels: list[str], max_batch: int
-) -> Callable[[], None]:
-    def run() -> None:
-        for each in found:
-            evaluate(explainer, each, metrics=metrics, labels=labels, max_batch=max_batch)
-
-    return run
-
-
-def main() -> None:
-    """Measure, print, and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=2)
-    parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--budget", type=float, default=120.0, help="seconds per protocol")
-    parser.add_argument("--threads", type=int, default=0, help="0 takes all CPUs")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--out", type=Path, default=_RESULTS)
-    given = parser.parse_args()
-    explainer = Explainer.load(threads=given.threads)
-    plan = Plan(rounds=given.rounds, budget_s=given.budget, warmup=1)
-    clock = process_time if given.clock == "cpu" else perf_counter
-    results = measure(explainer, given.scenes, given.max_batch, plan, clock)
-    print("| protocol | images/s | bare engine | ratio |\n| --- | ---: | ---: | ---: |")
-    for row in results:
-        beside = f"{row.encode_images_per_second:.1f}{' with preparation' if row.prepares else ''}"
-        print(f"| {row.protocol} | {row.images_per_second:.1f} | {beside} | {row.ratio:.3f} |")
-    facts = {**explainer.options.metadata(), "clock": given.clock, "bound": BOUND}
-    record = {**environment.origin(), **facts, "rows": [asdict(row) for row in results]}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    return encode, error

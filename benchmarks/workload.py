@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.eager import grad_eclip_map
-from eyeshine_export.reference import explain_reference, image_tower
+from eyeshine_export.reference import explain_reference, image_tail, image_tower
 from eyeshine_export.source import Source
 
 __all__ = ["Workload"]
@@ -80,6 +80,19 @@ class Workload:
         with torch.no_grad(), torch.device(self.device):
             found, _ = image_tower(self._state, self.source.config, images, normalisation.mean, normalisation.std)
         return np.asarray(torch.nn.functional.normalize(found, dim=-1).cpu().numpy())
+
+    def tokens(self, pixels: Pixels, blocks: int) -> torch.Tensor:
+        """Tokens [n, T, D] before the last ``blocks`` blocks, of images [n, 3, Y, X] in 0..1."""
+        images, normalisation = torch.from_numpy(pixels).to(self.device), self.source.normalisation
+        with torch.no_grad(), torch.device(self.device):
+            _, trace = image_tower(self._state, self.source.config, images, normalisation.mean, normalisation.std)
+        return trace.input[-blocks]
+
+    def embeddings_of(self, tokens: torch.Tensor, blocks: int) -> torch.Tensor:
+        """Unit embeddings [n, E] of tokens [n, T, D] before the last ``blocks`` blocks; autograd may follow them."""
+        with torch.device(self.device):
+            found, _ = image_tail(self._state, self.source.config, tokens, blocks)
+        return torch.nn.functional.normalize(found, dim=-1)
 
     def on_device(self, pixels: torch.Tensor, text: torch.Tensor, blocks: int) -> dict[str, torch.Tensor]:
         """The same from tensors on the device, left there."""

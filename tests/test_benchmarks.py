@@ -3,14 +3,16 @@
 import itertools
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import typer
-from benchmarks import cold, environment, readme, report, run
+from benchmarks import cold, eager_methods, environment, readme, report, run
 from benchmarks.bundles import prepare
 from benchmarks.cases import Bench
+from benchmarks.eager_m2ib import eager_m2ib
 from benchmarks.gate import Case, Facts, GateError, NotSupportedError, check
 from benchmarks.judge import memory_row, missing_row, timing_rows
 from benchmarks.measure import FAILED, NOT_SUPPORTED, measure
@@ -18,7 +20,7 @@ from benchmarks.memory import PeakMemory
 from benchmarks.models import Configuration
 from benchmarks.postprocess import Signals
 from benchmarks.registry import CASES, GROUPS, ITS_P50, LIMITS, MODELS, SECOND, Limit, select
-from benchmarks.rows import Row, append, newest, read
+from benchmarks.rows import CPU_ROWS, GPU_ROWS, Row, append, newest, read
 from benchmarks.timing import Plan, Timings, interleave
 from benchmarks.workload import Workload
 
@@ -131,6 +133,8 @@ def test_groups_and_limits_name_known_cases_and_models():
 def test_select_adds_what_a_case_is_compared_with():
     assert select("eager", ["eager-10"], "b32") == ("plain", "explain-10", "eager-10")
     assert select("int8", ["int8-10"], "b16") == ("plain", "explain-10", "int8-10")
+    assert select("m2ib", ["eager-m2ib-released"], "b32") == ("m2ib", "eager-m2ib-released")
+    assert select("throughput-10", ["curves-10"], "roads") == ("engine-10", "curves-10")
     assert select("deep", ["eager-10"], "b32") == ()
     assert "embedded-1" not in select("last", [], "b32")
     assert "embedded-1" in select("last", [], "roads")
@@ -204,8 +208,9 @@ def bench(tiny, batch=1, **engines):
 
 
 ENGINES = {"openvino": OpenVinoOptions(1)}
-# The embedded weights need no export, but a process; bf16 needs a CPU that has it; Triton a GPU.
-ELSEWHERE = {name for name, spec in CASES.items() if spec.kind in ("cold", "network") or spec.engine == "openvino-bf16"}
+# The embedded weights need no export, but a process, or a study's tests; bf16 needs a CPU that has it; Triton a GPU.
+KINDS_ELSEWHERE = ("cold", "network", "throughput")
+ELSEWHERE = {name for name, spec in CASES.items() if spec.kind in KINDS_ELSEWHERE or spec.engine == "openvino-bf16"}
 ELSEWHERE |= {name for name, spec in CASES.items() if spec.kind == "large"} | {"embedded-1", "post-triton"}
 
 
@@ -235,6 +240,17 @@ def test_gate_refuses_graphs_of_other_weights(tiny):
     workload = Workload(replace(tiny.source, state=other))
     with pytest.raises(GateError):
         replace(case, expected=lambda: workload.expected(1)).check()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_gate_refuses_m2ib_with_other_noise_and_leaves_parameters_as_they_were(tiny, monkeypatch, again):
+    name = "m2ib-released" if again else "m2ib"
+    trial = eager_methods.TRIALS[name]
+    other = replace(trial, eager=eager_m2ib(replace(trial.method, seed=1), again=again))
+    monkeypatch.setitem(eager_methods.TRIALS, name, other)
+    with pytest.raises(GateError, match="maps is wrong"):
+        bench(tiny).make(CASES[f"eager-{name}"]).check()
+    assert all(parameter.requires_grad for parameter in tiny.network.visual.parameters())
 
 
 def test_a_precision_without_a_tolerance_is_not_measured(tiny):
@@ -391,8 +407,6 @@ def test_rows_survive_the_file_and_come_back_newest_run_only(tmp_path):
 
 
 def test_the_committed_rows_have_one_schema():
-    from benchmarks.rows import CPU_ROWS
-
     rows = read(CPU_ROWS)
     assert rows
     for row in rows:
@@ -424,6 +438,30 @@ def test_readme_table_shows_medians_ratios_and_conditions():
     assert "peaks at 600 MB" in content
     assert "3 rounds of ViT-B/16: p99 is 1.29 x p50" in content
     assert lines[-1] == "On a GPU: not measured (`make bench-gpu` does it)."
+
+
+def test_readme_shows_what_methods_by_passes_and_curves_are_held_against():
+    m2ib = rows_of("roads", "m2ib", m2ib=[100.0], eager_m2ib=[320.0], eager_m2ib_released=[600.0])
+    curves = rows_of("roads", "throughput-10", engine_10=[8.0], curves_10=[8.2])
+    mmel = rows_of("b16", "mmel", plain=[100.0], eclip_four_1=[120.0], mmel_four_1=[123.0])
+    assert [row.holds for row in (*m2ib, *curves, *mmel)] == [None, True, None, None, True, None, None, True]
+    lines = readme.markdown([*m2ib, *curves, *mmel]).splitlines()
+    for case, cells in {
+        "m2ib": " | 100.0 ms |",
+        "eager-m2ib": " | 320.0 ms, 3.20 x ours |",
+        "eager-m2ib-released": " | 600.0 ms, 6.00 x ours |",
+        "engine-10": " | 8.0 ms |",
+        "curves-10": " | 8.2 ms, 1.02 x engine |",
+        "eclip-four-1": "120.0 ms, 1.20 x |  |",
+        "mmel-four-1": "123.0 ms, 1.23 x, 1.02 x grad_eclip |  |",
+    }.items():
+        [line] = [line for line in lines if line.startswith(f"| {CASES[case].title} |")]
+        assert line.endswith(cells), line
+
+
+def test_the_readme_has_the_table_of_the_committed_rows():
+    text = (Path(readme.__file__).parents[1] / "README.md").read_text("utf-8")
+    assert readme.insert(text, readme.markdown(newest(read(CPU_ROWS)), newest(read(GPU_ROWS)))) == text
 
 
 def test_readme_shows_the_gpus_rows_where_there_are_any():
