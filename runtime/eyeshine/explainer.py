@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from eyeshine.backend import Backend
 from eyeshine.encoding import default_batch
@@ -23,7 +24,8 @@ from eyeshine.targets import Against
 if TYPE_CHECKING:
     from eyeshine.device import DeviceExplanation
     from eyeshine.metrics import Evaluation
-    from eyeshine.text_side import Side, TextExplanation, TextMethod
+    from eyeshine.text_side import Side, TextExplanation
+    from eyeshine.text_side.run import TextCall
 
 __all__ = ["Backend", "Explainer"]
 
@@ -111,36 +113,33 @@ class Explainer(Intervening):
             SignalError: the bundle lacks the signals that the method needs.
             EngineError: the engine is refused or failed, or a map is not finite.
         """
-        read, size = None, default_batch(self.options) if max_batch is None else max_batch
+        size, read = default_batch(self.options) if max_batch is None else max_batch, None
         if side != "image" or text_method is not None:
             from eyeshine.text_side import choose_text_method
+            from eyeshine.text_side.run import start_texts
 
             for_text = choose_text_method(side, method, text_method, against)
-            read = self._explain_texts(images, texts, for_text, truncate, size, warn=side == "text")
+            read = start_texts(
+                self, self._sessions, texts, for_text, truncate=truncate, max_batch=size, warn=side == "text"
+            )
             if side == "text":
-                return read
-        call = self._call(images, texts, get_method(method), against, truncate)
-        found = explain_images(self._pipeline, call, max_batch=size, progress=progress)
-        return found if read is None else replace(found, text_side=read)
+                return self._explain_texts(read, images, size)
+        call = self._call(images, texts, get_method(method), against, truncate, embedding=read is not None)
+        found, vectors = explain_images(self._pipeline, call, max_batch=size, progress=progress)
+        return found if read is None else replace(found, text_side=self._explain_texts(read, images, size, vectors))
 
     def _explain_texts(
         self,
+        call: TextCall,
         images: ImageLike | Sequence[ImageLike],
-        texts: Sequence[str],
-        method: TextMethod,
-        truncate: bool,
         max_batch: int,
-        *,
-        warn: bool,
+        vectors: NDArray[np.float32] | None = None,
     ) -> TextExplanation:
         from eyeshine.text_side.run import explain_texts
 
         fell_back = self._pipeline.fell_back
         facts = {} if fell_back is None else {"fell_back": fell_back}
-        return explain_texts(
-            self, images, texts, method,
-            sessions=self._sessions, truncate=truncate, max_batch=max_batch, warn=warn, facts=facts,
-        )  # fmt: skip
+        return explain_texts(self, call, images, vectors, max_batch=max_batch, facts=facts)
 
     def explain_on_device(
         self,
@@ -226,6 +225,8 @@ class Explainer(Intervening):
         method: AnyMethod,
         against: Against,
         truncate: bool,
+        *,
+        embedding: bool = False,
     ) -> Call:
         """Everything up to the first run of a graph that explains."""
         clock = Clock()
@@ -234,4 +235,4 @@ class Explainer(Intervening):
         clock.lap("preprocess")
         if by_passes(method):
             return self._pipeline.start_passes(request, method, clock, truncate=truncate)
-        return self._pipeline.start(request, clock, truncate=truncate)
+        return self._pipeline.start(request, clock, truncate=truncate, embedding=embedding)

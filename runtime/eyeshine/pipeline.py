@@ -41,6 +41,7 @@ class Call:
         clock: of the call.
         details: what the result will say beyond its maps.
         vectors: unit vectors [J, E] of the target's texts, the explained ones first; None without texts.
+        embedding: whether the images' own vectors are wanted beside the maps.
     """
 
     request: Request
@@ -51,6 +52,7 @@ class Call:
     clock: Clock
     details: dict[str, Any] = field(default_factory=dict)
     vectors: Array | None = None
+    embedding: bool = False
 
 
 class Pipeline:
@@ -76,7 +78,7 @@ class Pipeline:
         self.fell_back: str | None = None
         self._projections: dict[int, Any] = {}
 
-    def start(self, request: Request, clock: Clock, *, truncate: bool) -> Call:
+    def start(self, request: Request, clock: Clock, *, truncate: bool, embedding: bool = False) -> Call:
         """Everything up to the run of the graph: contrast, text vectors, the cheapest graph, its session."""
         method = graph_method(request.method)
         request, details = self._contrasted(request, clock, truncate)
@@ -90,8 +92,9 @@ class Pipeline:
             scale = self._bundle.manifest.model.logit_scale if "logits" in method.needs else 1.0
             inputs["target"] = np.float32(scale) * request.target.vectors(vectors)
         taken: dict[str, NDArray[np.generic]] = {name: inputs[name] for name in info.inputs}
-        beside = "similarity" if "similarity" in info.outputs else "embedding"
-        return Call(request, graph, session, taken, [beside, *sorted(method.signals)], clock, details, vectors)
+        beside = ["similarity"] if "similarity" in info.outputs else []
+        asked = [*beside, *(["embedding"] if embedding or not beside else []), *sorted(method.signals)]
+        return Call(request, graph, session, taken, asked, clock, details, vectors, embedding)
 
     def start_passes(self, request: Request, method: PassesMethod, clock: Clock, *, truncate: bool) -> Call:
         """The same for a method by passes: every graph that it runs is there, and its sessions are open."""
@@ -189,12 +192,12 @@ class Pipeline:
         return maps.reshape(len(request.photos), len(request.texts), rows, columns)
 
     def passes(self, call: Call, method: PassesMethod, *, max_batch: int, progress: bool) -> tuple[Array, Array]:
-        """Maps [B, P, h, w] and cosines [B, P] by a method by passes, image after image."""
+        """Maps [B, P, h, w] and unit embeddings [B, E] of the images by a method by passes, image after image."""
         request, grid = call.request, self._bundle.manifest.grid
         encoder = Encoder(call.session, self._options, max_batch)
         model = BundleModel(self._bundle, self._sessions, encoder, progress=progress)
         text = np.asarray(call.inputs["text"], np.float32)
-        similarities = np.stack(list(encoder.stream(request.pixels))) @ text[: len(request.texts)].T
+        embeddings = np.stack(list(encoder.stream(request.pixels)))
         maps = np.empty((len(request.photos), len(request.texts), *grid), np.float32)
         weights = request.target.weights
         for index, pixels in enumerate(request.pixels):
@@ -203,7 +206,7 @@ class Pipeline:
             maps[index] = method.explain(Subject(pixels, index, text, own), model).reshape(maps.shape[1:])
         call.details["passes"] = {"encoded": encoder.encoded, "batch": encoder.batch, "images": model.notes}
         call.clock.lap("passes")
-        return maps, similarities
+        return maps, embeddings
 
     def facts(self, call: Call, provider: str) -> dict[str, Any]:
         """What a result says beside its maps."""

@@ -35,6 +35,12 @@ class Clock:
         self._parts[part] = (now - self._last) * 1e3
         self._last = now
 
+    def skip(self) -> None:
+        """What passed since the last lap is no part of this call."""
+        now = perf_counter()
+        self._started += now - self._last
+        self._last = now
+
     def timings_ms(self) -> dict[str, float]:
         """Milliseconds of every part and in total."""
         return {**self._parts, "total": (self._last - self._started) * 1e3}

@@ -75,6 +75,14 @@ def test_explain_brings_it_to_the_host(host, device, photos):
     assert got.timings_ms["total"] == pytest.approx(sum(parts.values()))
 
 
+def test_both_sides_share_the_image_vectors_of_the_device(host, device, photos):
+    wanted, got = (each.explain(photos, TEXTS, side="both") for each in (host, device))
+    np.testing.assert_allclose(got.maps, wanted.maps, atol=1e-4 * wanted.maps.max())
+    most = np.abs(wanted.text_side.relevance).max()
+    np.testing.assert_allclose(got.text_side.relevance, wanted.text_side.relevance, atol=1e-4 * most)
+    np.testing.assert_allclose(got.text_side.similarities, got.similarities, atol=1e-4)
+
+
 def test_the_maps_are_read_by_dlpack_without_a_copy(device, photos):
     result = device.explain_on_device(photos[0], TEXTS[:2])
     again = torch.from_dlpack(result.maps)

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from eyeshine import Explainer
+from eyeshine.engine import OrtCpuSession
 from eyeshine.errors import ImageError, InputError, OptionError, SignalError, TextError, UnknownWordsWarning
 from eyeshine.methods import BlockSignals
+from eyeshine.methods.occlusion import Occlusion
 from eyeshine.metrics import Deletion, Steps
 
 
@@ -192,6 +194,40 @@ def test_labels_that_fill_the_cache_are_encoded_for_the_first_image_alone(tiny_b
     assert len(runs) == count
     explainer.encode_texts([f"a {colour} {what}" for colour in ("red", "blue", "green") for what in ("car", "sky")])
     assert len(explainer.texts) <= 2 + len(labels)
+
+
+@pytest.mark.parametrize("method", ["grad_eclip", Occlusion(window=2)], ids=["one run", "passes"])
+def test_both_sides_run_the_image_tower_no_more_than_the_image_side(explainer, monkeypatch, method):
+    images, asked = [photo(1), photo(2)], {"method": method, "max_batch": 8}
+    texts = {"side": "both", "text_method": "grad_eclip"}
+    explainer.explain(images, ["a dog", "a cat"], **asked, **texts)  # its sessions are open and checked
+    frames, original = [], OrtCpuSession.run
+
+    def run(self, inputs, outputs):
+        frames.append(len(inputs.get("pixels", ())))
+        return original(self, inputs, outputs)
+
+    monkeypatch.setattr(OrtCpuSession, "run", run)
+    alone = explainer.explain(images, ["a dog", "a cat"], **asked)
+    expected = sum(frames)
+    assert expected >= len(images)
+    frames.clear()
+    both = explainer.explain(images, ["a dog", "a cat"], **asked, **texts)
+    assert sum(frames) == expected
+    assert np.array_equal(both.maps, alone.maps)
+    assert np.allclose(both.text_side.similarities, both.similarities, atol=1e-5)
+    timings = both.text_side.timings_ms
+    assert set(timings) == {"text", "load", "graph", "total"}
+    assert sum(timings.values()) == pytest.approx(2 * timings["total"])
+
+
+def test_both_sides_of_an_image_of_another_size():
+    kept = Explainer.load(threads=1, resize="keep")
+    found = kept.explain(photo(1, 24, 48), ["a tree", "a red car"], side="both")
+    assert found.patch_grid == (3, 6)
+    assert np.allclose(found.text_side.similarities, found.similarities, atol=1e-5)
+    with pytest.raises(OptionError, match="own size"):
+        kept.explain(photo(1, 24, 48), ["a tree"], side="text")
 
 
 def test_templates_are_averaged_on_the_sphere(tiny_bundle, explainer):

@@ -34,7 +34,8 @@ class TextExplanation:
         signed: whether values may be negative: tokens that speak against the image.
         bundle: name of the bundle.
         engine: provider, threads and determinism of the run, graph.
-        timings_ms: text, images (encoding them), load, graph, maps, total; milliseconds, whole call.
+        timings_ms: text, load, images (encoding them, where the image side did not), graph, total; milliseconds, the
+            image side not counted.
     """
 
     texts: tuple[str, ...]

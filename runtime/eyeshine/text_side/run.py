@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from eyeshine.engine import Session
 from eyeshine.errors import SignalError
 from eyeshine.explanation import check_finite
 from eyeshine.images import ImageLike, load_image
+from eyeshine.methods.passes import Model
 from eyeshine.request import Clock, as_list
 from eyeshine.sessions import Sessions
 from eyeshine.signals import last_blocks
@@ -25,7 +27,7 @@ from eyeshine.tokenizer import Pieces
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
 
-__all__ = ["GRAPH", "check_blocks_of", "explain_texts", "explain_tokens", "graph_of"]
+__all__ = ["GRAPH", "TextCall", "check_blocks_of", "explain_texts", "explain_tokens", "graph_of", "start_texts"]
 
 Array = NDArray[np.float32]
 
@@ -63,42 +65,91 @@ def graph_of(bundle: Bundle, method: TextMethod) -> tuple[str, int]:
     return graph, method.blocks
 
 
-def explain_texts(
-    explainer: Explainer, images: ImageLike | Sequence[ImageLike], texts: Sequence[str], method: TextMethod,
-    *, sessions: Sessions, truncate: bool, max_batch: int, warn: bool, facts: Mapping[str, Any],
-) -> TextExplanation:  # fmt: skip
-    """Encode the images, and explain the texts for them; everything that can be refused is, before an image is read.
+@dataclass(frozen=True, eq=False)
+class TextCall:
+    """Texts of a call, checked and cut into tokens, with the session that will explain them.
+
+    Attributes:
+        texts: the P texts.
+        pieces: their tokens.
+        method: of the text side.
+        graph: name of the graph.
+        blocks: how many of the last blocks the method reads.
+        session: of the graph.
+        model: where the method runs the tower itself.
+        clock: of the call.
+    """
+
+    texts: tuple[str, ...]
+    pieces: tuple[Pieces, ...]
+    method: TextMethod
+    graph: str
+    blocks: int
+    session: Session
+    model: Model | None
+    clock: Clock
+
+
+def start_texts(
+    explainer: Explainer, sessions: Sessions, texts: Sequence[str], method: TextMethod,
+    *, truncate: bool, max_batch: int, warn: bool,
+) -> TextCall:  # fmt: skip
+    """Everything of the texts that can be refused, before an image is read.
 
     Args:
-        explainer: gives bundle, preprocessing and tokenizer.
-        images, texts, truncate, max_batch: as ``Explainer.explain`` takes them.
-        method: of the text side.
+        explainer: gives bundle and tokenizer.
         sessions: of the bundle.
+        texts, truncate, max_batch: as ``Explainer.explain`` takes them.
+        method: of the text side.
         warn: of words that the model never saw.
-        facts: what else ``engine`` says in the result.
 
     Raises:
-        ImageError, TextError, OptionError, SignalError, EngineError: as ``Explainer.explain``.
+        TextError, OptionError, SignalError, EngineError: as ``Explainer.explain``.
     """
     clock = Clock()
     listed = check_texts(texts)
     pieces = explainer.texts.pieces(listed, truncate=truncate, warn=warn)
     graph, blocks = graph_of(explainer.bundle, method)
     clock.lap("text")
-    frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images))
-    vectors = np.stack(list(explainer.encoder(max_batch).stream(frames)))
-    clock.lap("images")
+    model = explainer.model(max_batch) if by_tails(method) else None
     session = sessions.get(graph)
     clock.lap("load")
-    if by_tails(method):
-        relevance, similarities = explain_by_tails(pieces, vectors, method, explainer.model(max_batch))
+    return TextCall(tuple(listed), tuple(pieces), method, graph, blocks, session, model, clock)
+
+
+def explain_texts(
+    explainer: Explainer, call: TextCall, images: ImageLike | Sequence[ImageLike], vectors: Array | None,
+    *, max_batch: int, facts: Mapping[str, Any],
+) -> TextExplanation:  # fmt: skip
+    """Explain the texts for the images.
+
+    Args:
+        explainer: gives bundle, preprocessing and engine.
+        call: started on it.
+        images, max_batch: as ``Explainer.explain`` takes them.
+        vectors: [B, E], of the images, where the image side has them already; else they are encoded here.
+        facts: what else ``engine`` says in the result.
+
+    Raises:
+        ImageError, OptionError, EngineError: as ``Explainer.explain``.
+    """
+    clock, method = call.clock, call.method
+    if vectors is None:
+        encoder = explainer.encoder(max_batch)
+        frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images))
+        vectors = np.stack(list(encoder.stream(frames)))
+        clock.lap("images")
     else:
-        relevance, similarities = explain_tokens(session, pieces, vectors, method, blocks)
+        clock.skip()  # that was the image side
+    if call.model is not None and by_tails(method):
+        relevance, similarities = explain_by_tails(call.pieces, vectors, method, call.model)
+    else:
+        relevance, similarities = explain_tokens(call.session, call.pieces, vectors, method, call.blocks)
     clock.lap("graph")
     return TextExplanation(
-        texts=tuple(listed), pieces=tuple(pieces), relevance=relevance, similarities=similarities, method=method.name,
+        texts=call.texts, pieces=call.pieces, relevance=relevance, similarities=similarities, method=method.name,
         signed=bool(getattr(method, "signed", False)), bundle=explainer.bundle.name, timings_ms=clock.timings_ms(),
-        engine={**explainer.options.metadata(), "provider": session.provider, "graph": graph, **facts},
+        engine={**explainer.options.metadata(), "provider": call.session.provider, "graph": call.graph, **facts},
     )  # fmt: skip
 
 
