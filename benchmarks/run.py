@@ -72,7 +72,7 @@ class _Asked:
     def plan(self, group: Group) -> Plan:
         rounds = self.rounds or group.rounds
         budget_s = group.budget_s if self.budget_s is None else self.budget_s
-        return Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest))
+        return Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest), warmup=group.warmup)
 
 
 def _measure(

@@ -102,6 +102,11 @@ def test_budget_ends_the_rounds_but_not_before_the_fewest():
     assert interleave(cases, Plan(rounds=50, budget_s=0.0, warmup=2, fewest=3), clock).rounds == 3
 
 
+def test_a_plan_is_the_groups_unless_the_command_line_says_otherwise():
+    assert run._Asked(None, None).plan(GROUPS["m2ib"]) == Plan(rounds=4, budget_s=25.0, fewest=4, warmup=1)
+    assert run._Asked(2, 3.0).plan(GROUPS["last"]) == Plan(rounds=2, budget_s=3.0, fewest=2, warmup=2)
+
+
 def test_statistics_follow_the_clock():
     clock, log = FakeClock(), []
     cases = {"plain": clock.case([0.1, 0.2, 0.4], log, "plain"), "other": clock.case([0.05, 0.2, 0.8], log, "other")}
