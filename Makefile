@@ -10,10 +10,10 @@ demo: $(VENV)/.runtime          ## explain the packaged street scene with the em
 	$(BIN)/eyeshine demo --out out
 
 test: $(VENV)/.dev              ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.dev          ## the test suite with the slow tests
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 check: $(VENV)/.dev             ## lint, format, types
 	$(BIN)/ruff check .
