@@ -25,29 +25,28 @@ def cost(table: Table, name: str, encode_over_plain: float) -> float:
 _ARROW = {"higher": "↑", "lower": "↓"}
 
 
-def page(preset: Preset, table: Table, order: Sequence[str], facts: Mapping[str, Any]) -> str:
-    """The Markdown page, without its notes."""
-    titles = [column.title for column in table.columns]
-    head = " | ".join(f"{title} {_ARROW[preset.metrics[title].direction]}" for title in titles)
+def page(preset: Preset, table: Table, passes: Table, order: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """The Markdown page, without its notes.
+
+    Args:
+        preset: the protocol.
+        table: of the methods of one run.
+        passes: of methods by passes, and of others on the scenes that they have.
+        order: rows, of both tables.
+        facts: "first_seed", "encode_over_plain", "origin".
+    """
     lines = [
         "# All methods, measured",
         "",
         f"Held-out road scenes (seeds from {facts['first_seed']:,} on, used for nothing else), the embedded model, the",
         "class with the most visible pixels of each scene explained alone, a class that is absent as negative text.",
-        "All rows are of the same scenes under one protocol; none is copied from a paper. Insertion and deletion:",
-        "softmax probability among the classes, pixels shown on the blurred image (25 to 100 %), or patches replaced",
-        "by the mean colour (0 to 25 %; degradation is the mean cosine of the same images), area by trapezoids.",
-        "Everything else is as docs/metrics.md has it by default.",
-        "`python -m benchmarks.methods_results` makes this page.",
+        "All rows of a table are of the same scenes under one protocol; none is copied from a paper. Insertion and",
+        "deletion: softmax probability among the classes, pixels shown on the blurred image (25 to 100 %), or patches",
+        "replaced by the mean colour (0 to 25 %; degradation is the mean cosine of the same images), area by",
+        "trapezoids. Everything else is as docs/metrics.md has it by default. `python -m benchmarks.methods_results`",
+        "makes this page.",
         "",
-        f"| method | {head} | cost | scenes |",
-        "| --- |" + " ---: |" * (len(titles) + 2),
-    ]
-    for name in order:
-        cells = [_cell(table, name, title) for title in titles]
-        forwards = cost(table, name, facts["encode_over_plain"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {forwards:.2f} | {table.samples[name]} |")
-    lines += [
+        *_rows(preset, table, order, facts),
         "",
         "Bold: better than the second beyond the 95 % interval of their difference (bootstrap over scenes, the same",
         f"draws for all). Cost: median time of `explain` over that of encoding the image ({table.encode_ms:.1f} ms:",
@@ -55,10 +54,29 @@ def page(preset: Preset, table: Table, order: Sequence[str], facts: Mapping[str,
         f"of the encoder, of which `encode.onnx` takes {facts['encode_over_plain']:.2f} (README). Intervals and",
         f"undefined values: benchmarks/results/methods.json. {environment.describe(facts['origin'])}.",
         "",
+        "## Methods by passes",
+        "",
+        "They run the model many times for each image, so this table may be of fewer scenes; other methods stand",
+        "beside them on the same scenes.",
+        "",
+        *_rows(preset, passes, order, facts),
+        "",
         *_ranking(table, order, facts["encode_over_plain"]),
         "",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rows(preset: Preset, table: Table, order: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
+    titles = [column.title for column in table.columns]
+    head = " | ".join(f"{title} {_ARROW[preset.metrics[title].direction]}" for title in titles)
+    lines = [f"| method | {head} | cost | scenes |", "| --- |" + " ---: |" * (len(titles) + 2)]
+    for name in order:
+        if name in table.cells:
+            cells = [_cell(table, name, title) for title in titles]
+            forwards = cost(table, name, facts["encode_over_plain"])
+            lines.append(f"| {name} | {' | '.join(cells)} | {forwards:.2f} | {table.samples[name]} |")
+    return lines
 
 
 def _cell(table: Table, name: str, title: str) -> str:
@@ -78,7 +96,7 @@ def _faithful(table: Table, name: str) -> np.ndarray:
 def winner(table: Table, order: Sequence[str], encode_over_plain: float) -> list[tuple[str, float, float, float]]:
     """(method, insertion less deletion, and the 95 % interval of what it lies behind the first) of those that cost at
     most ``CHEAP`` plain forwards, best first."""
-    cheap = [name for name in order if cost(table, name, encode_over_plain) <= CHEAP]
+    cheap = [name for name in order if name in table.cells and cost(table, name, encode_over_plain) <= CHEAP]
     found = {name: _faithful(table, name) for name in cheap}
     ranked = sorted(cheap, key=lambda name: -found[name][0])
     rows = []

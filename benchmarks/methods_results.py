@@ -26,7 +26,7 @@ from eyeshine.datasets import Roads
 from eyeshine.methods import METHODS, AnyMethod, by_passes
 from eyeshine.methods.configure import configure
 from eyeshine.metrics import METRICS, Degradation, Deletion, Insertion, Metric, Steps
-from eyeshine.study import Column, Preset, Study, run, tabulate
+from eyeshine.study import Column, Preset, Study, Table, run, tabulate
 from eyeshine.study.records import read_records
 
 _ROOT = Path(__file__).parent.parent
@@ -65,6 +65,7 @@ _BUDGETS: Final[dict[str, dict[str, Any]]] = {
     "occlusion": {"stride": 2},
     "blur": {"stride": 2},
 }
+_BESIDE: Final = ("grad_eclip", "mmel", "attnlrp")
 _LEFT_OUT: Final = frozenset({"attention_flow"})
 """A minute and more for each image: 17 hours for 1,000."""
 
@@ -102,38 +103,47 @@ def _tell(name: str, count: int, done: int) -> None:
         print(f"{name}: {done} of {count}", flush=True)
 
 
-def records(folder: Path, counts: Mapping[str, int], shards: int) -> Iterator[dict[str, Any]]:
-    """What all shards have found so far."""
-    names = [name for shard in range(shards) for name, _ in studies(counts, shard, shards)]
+def records(folder: Path, counts: Mapping[str, int], shards: int, kind: str) -> Iterator[dict[str, Any]]:
+    """What all shards have found so far, of one kind of methods."""
+    names = [name for shard in range(shards) for name, _ in studies({kind: counts[kind]}, shard, shards)]
     return chain.from_iterable(read_records(folder / name) for name in names if (folder / name).is_dir())
 
 
 def report(folder: Path, counts: Mapping[str, int], shards: int, out: Path, rows: Path) -> None:
     """Write the page and its numbers from what is there."""
-    table = tabulate(EVERYTHING, records(folder, counts, shards))
-    order = [name for passes in (False, True) for name in methods(passes) if name in table.cells]
-    origin = environment.origin()
+    found = partial(records, folder, counts, shards)
+    table = tabulate(EVERYTHING, found("graphs"))
+    keys = {record["key"] for record in found("passes")}
+    beside = (r for r in found("graphs") if r["key"] in keys and r["method"] in _BESIDE)
+    passes = tabulate(EVERYTHING, chain(beside, found("passes")))
+    order = [name for kind in (False, True) for name in methods(kind)]
     facts = {
-        "origin": origin,
+        "origin": environment.origin(),
         "first_seed": Roads().first,
         "encode_ms": table.encode_ms,
         "encode_over_plain": _encode_over_plain(),
-        "methods": {
-            name: {
-                "samples": table.samples[name],
-                "cost": table.cost[name],
-                "failed": table.failures.get(name, 0),
-                "scores": {
-                    title: {"value": cell.value, "interval": cell.interval, "undefined": cell.undefined}
-                    for title, cell in table.cells[name].items()
-                },
-            }
-            for name in order
-        },
+        "methods": _numbers(table),
+        "by_passes": _numbers(passes),
     }
     rows.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     notes = out.read_text("utf-8").partition(NOTES)[2] if out.is_file() else "\n"
-    out.write_text(page(EVERYTHING, table, order, facts) + NOTES + notes, "utf-8")
+    out.write_text(page(EVERYTHING, table, passes, order, facts) + NOTES + notes, "utf-8")
+
+
+def _numbers(table: Table) -> dict[str, Any]:
+    """What a table holds, for a file."""
+    return {
+        name: {
+            "samples": table.samples[name],
+            "cost": table.cost[name],
+            "failed": table.failures.get(name, 0),
+            "scores": {
+                title: {"value": cell.value, "interval": cell.interval, "undefined": cell.undefined}
+                for title, cell in row.items()
+            },
+        }
+        for name, row in table.cells.items()
+    }
 
 
 def _encode_over_plain() -> float:

@@ -62,7 +62,7 @@ def test_the_page_tells_every_score_and_of_how_many_scenes():
     table = tabulate(results.EVERYTHING, _records(scores, {"one": 1.0, "two": 2.5}))
     origin = {"machine": {"cpu": "a CPU", "cpus": 2, "os": "an OS"}, "versions": {}, "commit": "abc", "dirty": False}
     facts = {"origin": origin, "first_seed": 7, "encode_over_plain": 0.8}
-    lines = page(results.EVERYTHING, table, ["one", "two"], facts).splitlines()
+    lines = page(results.EVERYTHING, table, table, ["one", "two"], facts).splitlines()
     row = next(line for line in lines if line.startswith("| two |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     head = [cell.strip() for cell in next(line for line in lines if line.startswith("| method")).strip("|").split("|")]
