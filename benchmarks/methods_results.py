@@ -57,7 +57,7 @@ _VARIANTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "grad_eclip, 4 blocks": ("grad_eclip", {"layers": 4}),
     "grad_eclip, paper-code": ("grad_eclip", {"mode": "paper-code"}),
     "grad_eclip, notebook": ("grad_eclip", {"mode": "notebook"}),
-    "legrad, all blocks": ("legrad", {"layers": 4}),
+    "legrad, 4 blocks": ("legrad", {"layers": 4}),
 }
 _BUDGETS: Final[dict[str, dict[str, Any]]] = {
     "rise": {"masks": 200},
