@@ -109,7 +109,7 @@ def check_graph(bundle: Bundle, name: str, session: Session, options: EngineOpti
     precision = options.precision(bundle.manifest.precision)
     if precision not in TOLERANCES:
         raise BundleError("no tolerance for this precision", got=precision, allowed=", ".join(TOLERANCES))
-    graph, golden = bundle.graph(name), bundle.golden()
+    graph, golden = bundle.graph(name), bundle.golden(name)
     expected = {output: _golden(golden, name, output) for output in graph.outputs}
     missing = [output for output, array in expected.items() if array is None]
     missing += [key for key in graph.inputs if f"in/{key}" not in golden]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
     from eyeshine.study.run import Study
 
-__all__ = ["Failures", "Record", "Task", "examine_maps", "record_of"]
+__all__ = ["Failures", "Record", "Task", "encode_timed", "examine_maps", "record_of", "turned"]
 
 Task = tuple[str, int]
 Record = dict[str, Any]
@@ -46,9 +46,8 @@ def examine_maps(
 ) -> list[Record]:
     """The records of a sample, one per task (method, seed).
 
-    The image is encoded by itself before it is explained: a method's time is given in multiples of that. It is encoded
-    twice, and methods take turns in going first: what runs after the image was read, or after another graph, pays for
-    cold caches (a tenth of the time on the embedded model).
+    The image is encoded by itself before it is explained: a method's time is given in multiples of that. Methods take
+    turns in going first: what runs after another graph pays for cold caches (a tenth of the embedded model's time).
 
     Raises:
         ImageError, TextError, EngineError: where ``strict``; else the record of such a task says what was wrong.
@@ -57,13 +56,10 @@ def examine_maps(
     made: dict[Task, Record] = {}
     with failures.of(todo):
         content = sample.open()
-        explainer.encode_images(content.image)
-        started = perf_counter()
-        embedding = explainer.encode_images(content.image)[0]
-        encode_ms = (perf_counter() - started) * 1e3
+        embedding, encode_ms = encode_timed(explainer, content.image)
         items = _items(study, explainer, content, embedding)
         explained: dict[Task, tuple[Explanation, float]] = {}
-        for task in _turned(todo, sample.key):
+        for task in turned(todo, sample.key):
             with failures.of([task]):
                 explained[task] = _explain(study, explainer, content.image, items, task, explained)
         for seed in dict.fromkeys(seed for _, seed in explained):
@@ -73,7 +69,16 @@ def examine_maps(
     return [made.get(task) or failures.records[task] for task in todo]
 
 
-def _turned(todo: Collection[Task], key: str) -> list[Task]:
+def encode_timed(explainer: Explainer, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+    """The embedding [E] of an image, and the milliseconds that it takes warm: right after reading the image it takes
+    longer, so it is encoded twice."""
+    explainer.encode_images(image)
+    started = perf_counter()
+    embedding = explainer.encode_images(image)[0]
+    return embedding, (perf_counter() - started) * 1e3
+
+
+def turned(todo: Collection[Task], key: str) -> list[Task]:
     """The tasks, beginning with another one for every sample."""
     tasks = list(todo)
     first = crc32(key.encode()) % len(tasks)

@@ -13,7 +13,7 @@ from eyeshine.datasets import Sample
 from eyeshine.errors import OptionError, TextError
 from eyeshine.metrics.retrieval import prepare_caption
 from eyeshine.metrics.text import TextCase
-from eyeshine.study.sample import Failures, Record, Task, record_of
+from eyeshine.study.sample import Failures, Record, Task, encode_timed, record_of, turned
 from eyeshine.text_side import TextExplanation, TextMethod
 from eyeshine.text_side.run import graph_of
 
@@ -55,10 +55,8 @@ def examine_words(
         captions = [prepare_caption(caption) for caption in content.captions]
         if not captions or not all(captions):
             raise TextError("a caption of which nothing is left", got=repr(content.captions), cure="leave it out")
-        started = perf_counter()
-        image = explainer.encode_images(content.image)[0]
-        encode_ms = (perf_counter() - started) * 1e3
-        for task in todo:
+        image, encode_ms = encode_timed(explainer, content.image)
+        for task in turned(todo, sample.key):
             with failures.of([task]):
                 method = cast(Any, study.method(*task))
                 started = perf_counter()
