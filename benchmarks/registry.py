@@ -74,6 +74,7 @@ class Group:
         rounds: at most.
         budget_s: no round begins later, but for the fewest that a ``Plan`` makes in any case.
         warmup: rounds that are not counted.
+        stay: how often in a row a case runs in its turn, see ``Plan``.
     """
 
     cases: tuple[str, ...]
@@ -81,6 +82,7 @@ class Group:
     rounds: int = 60
     budget_s: float = 40.0
     warmup: int = 2
+    stay: int = 1
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ MODELS: Final = {
 _EVERY = ("b32", "b16", "roads")
 GROUPS: Final[dict[str, Group]] = {
     "last": Group(("plain", "encode", "explain-1", "explain-10", "explain-100", "call-1", "embedded-1"), _EVERY),
+    # A camera's loop: what an explanation leaves behind slows its own next run. Side by side that is not seen.
+    "loop": Group(("plain", "encode", "explain-1", "explain-10", "call-1"), _EVERY, budget_s=30.0, warmup=1, stay=4),
     "deep": Group(("plain", "two-1", "two-10", "four-1", "four-10", "all-1"), _EVERY, budget_s=30.0),
     "concept": Group(
         ("plain", "concept-heads-1", "concept-heads-10", "concept-both-1", "concept-both-10"), ("b16",), budget_s=25.0

@@ -72,7 +72,9 @@ class _Asked:
     def plan(self, group: Group) -> Plan:
         rounds = self.rounds or group.rounds
         budget_s = group.budget_s if self.budget_s is None else self.budget_s
-        return Plan(rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest), warmup=group.warmup)
+        return Plan(
+            rounds=rounds, budget_s=budget_s, fewest=min(rounds, Plan.fewest), warmup=group.warmup, stay=group.stay
+        )
 
 
 def _measure(

@@ -1,9 +1,11 @@
 """Fixtures that tests of several packages share, and what must be set before any of them imports triton."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,3 +38,24 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_tiny(tmp_path_factory.mktemp("bundles") / "tiny")
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def left_running_ms() -> Callable[[Callable[[], object]], float]:
+    """CPU time that this process takes in 60 ms of sleep after a call: of threads that the call left spinning.
+
+    Skips where NumPy's own large product leaves none (one CPU, another BLAS): nothing could be seen there.
+    """
+
+    def measure(call: Callable[[], object]) -> float:
+        call()
+        time.sleep(0.15)  # so long spin those that were woken before
+        call()
+        before = time.process_time()
+        time.sleep(0.06)
+        return (time.process_time() - before) * 1e3
+
+    large = np.ones((400, 400), np.float32)
+    if max(measure(lambda: large @ large) for _ in range(3)) < 40:
+        pytest.skip("NumPy's products leave no thread spinning here")
+    return measure

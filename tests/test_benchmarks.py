@@ -107,6 +107,16 @@ def test_a_plan_is_the_groups_unless_the_command_line_says_otherwise():
     assert run._Asked(2, 3.0).plan(GROUPS["last"]) == Plan(rounds=2, budget_s=3.0, fewest=2, warmup=2)
 
 
+def test_a_case_may_stay_and_its_first_run_is_not_counted():
+    clock, log = FakeClock(), []
+    cases = {"a": clock.case([9.0, 1.0, 2.0, 3.0], log, "a"), "b": clock.case([5.0], log, "b")}
+    timings = interleave(cases, Plan(rounds=2, warmup=1, stay=4, budget_s=1e9), clock)
+    assert log == [*"aaaabbbb"] * 3
+    assert timings.wall_ms["a"] == pytest.approx([2000, 2000])
+    assert timings.wall_ms["b"] == pytest.approx([5000, 5000])
+    assert run._Asked(None, None).plan(GROUPS["loop"]).stay == 4
+
+
 def test_statistics_follow_the_clock():
     clock, log = FakeClock(), []
     cases = {"plain": clock.case([0.1, 0.2, 0.4], log, "plain"), "other": clock.case([0.05, 0.2, 0.8], log, "other")}

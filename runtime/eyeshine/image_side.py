@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eyeshine.explanation import Explanation, check_finite
 from eyeshine.methods import by_passes
 from eyeshine.pipeline import Call, Pipeline, like
+from eyeshine_kernels.products import matmul
 
 if TYPE_CHECKING:
     from eyeshine.device import DeviceExplanation
@@ -35,7 +36,7 @@ def explain_images(
     method, count = call.request.method, len(call.request.texts)
     if by_passes(method):
         maps, embedding = pipeline.passes(call, method, max_batch=max_batch, progress=progress)
-        similarities = embedding @ np.asarray(call.inputs["text"], np.float32)[:count].T
+        similarities = matmul(embedding, np.asarray(call.inputs["text"], np.float32)[:count].T)
         check_finite(maps, method.name)
         facts = pipeline.facts(call, call.session.provider)
         return Explanation(maps=maps, similarities=similarities, **facts), embedding

@@ -22,6 +22,7 @@ from eyeshine.request import Clock, Request
 from eyeshine.sessions import Sessions
 from eyeshine.signals import SIGNALS, field_of, last_blocks
 from eyeshine.texts import TextEncoder
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Call", "Pipeline", "like"]
 
@@ -142,7 +143,7 @@ class Pipeline:
                     part.append(_copy(outputs[name][:1]))
             outputs = {name: _joined(part) for name, part in parts.items()}
         if call.vectors is not None and "similarity" not in outputs:
-            outputs["similarity"] = outputs["embedding"] @ like(outputs["embedding"], call.vectors).T
+            outputs["similarity"] = matmul(outputs["embedding"], like(outputs["embedding"], call.vectors).T)
         call.clock.lap("graph")
         return outputs, provider
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from eyeshine.errors import OptionError
 from eyeshine.texts import check_texts
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Against", "Target", "make_target", "with_others"]
 
@@ -54,11 +55,11 @@ class Target:
             return gradient
         weights = self.weights if isinstance(gradient, np.ndarray) else gradient.new_tensor(self.weights)
         images, prompts, *rest = gradient.shape
-        return (weights @ gradient.reshape(images, prompts, -1)).reshape(images, weights.shape[-2], *rest)
+        return matmul(weights, gradient.reshape(images, prompts, -1)).reshape(images, weights.shape[-2], *rest)
 
     def vectors(self, prompts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Unit vectors [len(prompts), E] -> [P, E] or [B, P, E], by which a unit image embedding gives the score."""
-        return prompts if self.weights is None else self.weights @ prompts
+        return prompts if self.weights is None else matmul(self.weights, prompts)
 
 
 def make_target(texts: Sequence[str], against: Against) -> Target:

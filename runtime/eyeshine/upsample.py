@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from eyeshine.errors import OptionError
 from eyeshine.preprocess import CropBox
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Scale", "check_scale", "normalize_maps", "suppress", "to_image"]
 
@@ -43,9 +44,10 @@ def to_image(maps: NDArray[np.float32], crop: CropBox, size: tuple[int, int] | N
     rows = _weights(height, crop.height, crop.y0, crop.y1, maps.shape[-2])
     columns = _weights(width, crop.width, crop.x0, crop.x1, maps.shape[-1])
     # Rows first: the product with all columns is then the only large one, and it is a plain matrix product.
-    along = np.matmul(rows, np.ascontiguousarray(maps, np.float32))
-    result: NDArray[np.float32] = (along.reshape(-1, maps.shape[-1]) @ columns.T).reshape(*along.shape[:-1], width)
-    return result
+    along = matmul(rows, np.ascontiguousarray(maps, np.float32))
+    return np.asarray(
+        matmul(along.reshape(-1, maps.shape[-1]), columns.T).reshape(*along.shape[:-1], width), np.float32
+    )
 
 
 def _checked(size: object) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine_kernels.head_scores.options import FLAT, HeadScoreOptions, HeadScores
+from eyeshine_kernels.products import gram, matmul
 
 __all__ = ["head_scores_reference"]
 
@@ -78,11 +79,11 @@ def _contributions(attention: Array, values: Array, projection: Array, dtype: np
     images, blocks, heads, _ = attention.shape
     depth = values.shape[3] // heads
     # Every head over all channels, then its own: H times the arithmetic, and a third of the time, as V is not copied.
-    mixed = attention.astype(dtype, copy=False) @ values.astype(dtype, copy=False)
+    mixed = matmul(attention.astype(dtype, copy=False), values.astype(dtype, copy=False))
     own = np.arange(heads)
     per_head = mixed.reshape(images, blocks, heads, heads, depth)[:, :, own, own]
     folded = projection.reshape(blocks, heads, depth, projection.shape[2]).astype(dtype, copy=False)
-    result: Array = np.matmul(per_head[..., None, :], folded)[..., 0, :]
+    result: Array = matmul(per_head[..., None, :], folded)[..., 0, :]
     return result
 
 
@@ -90,7 +91,7 @@ def _cosines(vectors: Array) -> Array:
     """Cosines of all pairs of contributions, [C, C]; a zero vector's are 0."""
     lengths = np.sqrt((vectors * vectors).sum(axis=-1))
     norms = np.outer(lengths, lengths)
-    cosines: Array = np.divide(vectors @ vectors.T, norms, out=np.zeros_like(norms), where=norms != 0)
+    cosines: Array = np.divide(gram(vectors), norms, out=np.zeros_like(norms), where=norms != 0)
     return cosines
 
 

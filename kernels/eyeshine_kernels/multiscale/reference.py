@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine_kernels.multiscale.options import EQUAL, FLAT, LEAST_NORM, MLP, TINY, MultiscaleOptions, SemanticMaps
+from eyeshine_kernels.products import gram, matmul
 
 __all__ = ["area_matrix", "bilinear_matrix", "literal_reference", "resolution_reference"]
 
@@ -71,7 +72,7 @@ def resolution_reference(
     for image in range(images):
         mean = queries[image].mean(axis=1, keepdims=True, dtype=dtype)
         least = np.maximum(EQUAL * np.linalg.norm(mean, axis=2), LEAST_NORM)
-        products = np.stack([centre @ centre.T for centre in queries[image] - mean])  # of two axes: half the work
+        products = np.stack([gram(centre) for centre in queries[image] - mean])
         for rows, columns in resizes:
             scores = _z_scores(_spread(products, shares[image], rows, columns, least, options.temperature))
             semantics[image] += np.tensordot(weights / len(resizes), scores, 1).T
@@ -102,9 +103,9 @@ def _resize(grid: Array, rows: Array, columns: Array) -> Array:
     (height, width), (*leading, _, channels) = (rows.shape[1], columns.shape[1]), grid.shape
     if height == len(rows) and width == len(columns):
         return grid  # both are the identity
-    across = rows @ grid.reshape(*leading, height, width * channels)
-    along = columns @ across.reshape(*leading, len(rows), width, channels)
-    return along.reshape(*leading, len(rows) * len(columns), channels)
+    across = matmul(rows, grid.reshape(*leading, height, width * channels))
+    along = matmul(columns, across.reshape(*leading, len(rows), width, channels))
+    return np.asarray(along.reshape(*leading, len(rows) * len(columns), channels))
 
 
 def _spread(
@@ -129,7 +130,7 @@ def _spread(
     relations -= 1
     relations /= temperature
     np.exp(relations, out=relations)
-    spread = relations @ _resize(shares.T, rows[0], columns[0]) / relations.sum(axis=2, keepdims=True)
+    spread = matmul(relations, _resize(shares.T, rows[0], columns[0])) / relations.sum(axis=2, keepdims=True)
     return _resize(spread, rows[1], columns[1])
 
 
@@ -187,8 +188,8 @@ def literal_reference(
 
 def _transform(features: Array, mlp: MLP[Array]) -> Array:
     given = {name: entry.astype(features.dtype) for name, entry in mlp.named().items()}
-    hidden = np.maximum(features @ given["first"].T + given.get("first_bias", 0), 0)
-    out = hidden @ given["second"].T + given.get("second_bias", 0)
+    hidden = np.maximum(matmul(features, given["first"].T) + given.get("first_bias", 0), 0)
+    out = matmul(hidden, given["second"].T) + given.get("second_bias", 0)
     out = out - out.mean(axis=-1, keepdims=True)
     deviation = np.sqrt(np.mean(out * out, axis=-1, keepdims=True) + mlp.epsilon)
     result: Array = out / deviation * given.get("gain", 1) + given.get("shift", 0)

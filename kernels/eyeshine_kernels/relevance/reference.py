@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine_kernels.products import matmul
 from eyeshine_kernels.relevance.options import RelevanceOptions
 
 __all__ = ["relevance_reference"]
@@ -45,7 +46,7 @@ def relevance_reference(
     per_head = rows.transpose(0, 2, 3, 1, 4)
     patches = values[:, :, options.first_patch :].astype(dtype, copy=False)
     columns = patches.reshape(images, blocks, patches.shape[2], heads, depth).transpose(0, 1, 3, 4, 2)
-    evidence = per_head @ columns  # u, [B, K, H, P, N]
+    evidence = matmul(per_head, columns)  # u, [B, K, H, P, N]
     if attention is not None:
         evidence = evidence * attention[:, :, :, None, options.first_patch :].astype(dtype, copy=False)
     if options.head_relu:

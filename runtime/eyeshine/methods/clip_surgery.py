@@ -10,6 +10,7 @@ import numpy as np
 
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine_kernels.products import matmul
 
 __all__ = ["ClipSurgery"]
 
@@ -63,10 +64,10 @@ class ClipSurgery:
         common = self.common
         if common == "auto":
             common = "texts" if len(texts) > 1 else "empty"
-        cosines = features @ texts.T
+        cosines = matmul(features, texts.T)
         patches = cosines[:, 1:]
         if common == "empty":
-            patches = patches - (features[:, 1:] @ need(signals.empty_text, "empty_text"))[..., None]
+            patches = patches - matmul(features[:, 1:], need(signals.empty_text, "empty_text"))[..., None]
         elif common == "texts":
             patches = self._without_mean(cosines[:, :1], patches)
         return need(signals.combine, "combine")(patches.swapaxes(1, 2))

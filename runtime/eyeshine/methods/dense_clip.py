@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine_kernels.products import matmul
 
 __all__ = ["ClearClip", "MaskClip", "NaClip", "Sclip"]
 
@@ -24,7 +25,9 @@ class _PatchCosines:
 
     def maps(self, signals: BlockSignals, prompts: int) -> Array:
         """Maps [B, P, N], signed."""
-        return (need(signals.features, "features") @ need(signals.target, "target").swapaxes(-2, -1)).swapaxes(1, 2)
+        return matmul(need(signals.features, "features"), need(signals.target, "target").swapaxes(-2, -1)).swapaxes(
+            1, 2
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eyeshine.checks import check_truth
 from eyeshine.errors import OptionError
 from eyeshine.methods.base import Array, BlockSignals, check_blocks, need
+from eyeshine_kernels.products import matmul
 from eyeshine_kernels.relevance import relevance
 
 __all__ = ["HeadContributions", "HeadDecomposition"]
@@ -116,7 +117,7 @@ class HeadDecomposition:
 def _directions(projection: Array, target: Array, images: int) -> Array:
     """r: [K, D, E] along targets [P, E] or [B, P, E] -> [B, P, K, D] in one piece."""
     each = target if target.ndim == 3 else target[None]
-    rows = (projection[None] @ each.swapaxes(1, 2)[:, None]).swapaxes(2, 3).swapaxes(1, 2)
+    rows = matmul(projection[None], each.swapaxes(1, 2)[:, None]).swapaxes(2, 3).swapaxes(1, 2)
     shape = (images, *rows.shape[1:])
     if isinstance(rows, np.ndarray):
         return np.ascontiguousarray(np.broadcast_to(rows, shape))
@@ -127,5 +128,5 @@ def _scores(directions: Array, values: Array, attention: Array) -> Array:
     """``<r_h, sum_i A_h[i] V_{h,i}>`` over all tokens, the class token among them, [B, P, K, H]."""
     images, blocks, heads, _ = attention.shape
     own = list(range(heads))
-    mixed = (attention @ values).reshape(images, blocks, heads, heads, -1)[:, :, own, own]
+    mixed = matmul(attention, values).reshape(images, blocks, heads, heads, -1)[:, :, own, own]
     return (directions.reshape(images, -1, blocks, heads, mixed.shape[-1]) * mixed[:, None]).sum(-1)

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from eyeshine_kernels.products import matmul
+
 __all__ = ["Model", "PassesMethod", "Subject"]
 
 Array = NDArray[np.float32]
@@ -41,11 +43,11 @@ class Subject:
     def targets(self) -> NDArray[np.float64]:
         """[P, E]: ``score`` is the dot product with them, so that they are its gradient as well; not of unit length."""
         prompts = self.prompts.astype(np.float64)
-        return prompts if self.weights is None else self.weights.astype(np.float64) @ prompts
+        return prompts if self.weights is None else matmul(self.weights.astype(np.float64), prompts)
 
     def score(self, embeddings: NDArray[Any]) -> NDArray[np.float64]:
         """The explained scores [n, P] of unit embeddings [n, E]; of one embedding [E], scores [P]."""
-        scores: NDArray[np.float64] = embeddings.astype(np.float64) @ self.targets.T
+        scores: NDArray[np.float64] = matmul(embeddings.astype(np.float64), self.targets.T)
         return scores
 
 

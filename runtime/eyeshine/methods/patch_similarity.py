@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from eyeshine.signals import CONSTANT_COSINES
+from eyeshine_kernels.products import matmul
 
 __all__ = ["combined_weights"]
 
@@ -32,7 +33,7 @@ def combined_weights(weights: Any, keys: Any) -> Any:
     patches = keys[:, :, 1:]
     unit = patches / ((patches * patches).sum(-1)[..., None] ** 0.5).clip(_LEAST_LENGTH)
     total = weights.sum(-1)[..., None].clip(_LEAST_LENGTH)
-    likeness = (unit @ (weights[..., None, :] @ unit).swapaxes(-1, -2))[..., 0] / total
+    likeness = matmul(unit, matmul(weights[..., None, :], unit).swapaxes(-1, -2))[..., 0] / total
     low, high = _ends(likeness)
     spread = high - low
     # Asked this way round a NaN stays one.

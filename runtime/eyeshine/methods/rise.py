@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eyeshine.checks import check_share, check_truth, check_whole
 from eyeshine.methods.passes import Model, Subject
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Rise", "draw_masks", "enlarge"]
 
@@ -62,7 +63,7 @@ class Rise:
         """Maps [P, h, w]."""
         grids, shifts = draw_masks(self, model.size)
         down, across = (enlarge(length, self.cells) for length in model.size)
-        masks = (down[y] @ grid @ across[x].T for grid, (y, x) in zip(grids, shifts, strict=True))
+        masks = (matmul(down[y] @ grid, across[x].T) for grid, (y, x) in zip(grids, shifts, strict=True))
         frames = _under(masks, subject.pixels, model.mean)
         embeddings = model.track(model.encode(frames), self.masks, self.name)
         scores = np.stack([subject.score(embedding) for embedding in embeddings])

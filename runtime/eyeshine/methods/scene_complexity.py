@@ -10,6 +10,7 @@ import math
 from typing import Any, Final
 
 from eyeshine_kernels.multiscale import MultiscaleOptions
+from eyeshine_kernels.products import matmul
 
 __all__ = ["CELLS_EACH", "chosen_scales", "scene_complexity"]
 
@@ -36,7 +37,7 @@ def scene_complexity(features: Any) -> list[float]:
     """
     centred = features[:, -1] - features[:, -1].mean(1)[:, None]
     unit = centred / ((centred * centred).sum(-1)[..., None] ** 0.5).clip(_LEAST_LENGTH)
-    cosines = unit @ unit.swapaxes(1, 2)
+    cosines = matmul(unit, unit.swapaxes(1, 2))
     squares = (cosines * cosines).mean(2).mean(1)
     return [1 / max(float(square), 1 / features.shape[2]) if square > 0 else 1.0 for square in squares]
 

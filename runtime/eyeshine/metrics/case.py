@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from eyeshine.preprocess import CropBox, Preprocess
 from eyeshine.upsample import normalize_maps, to_image
+from eyeshine_kernels.products import matmul
 
 __all__ = ["MEASURES", "Case", "Measure", "measure", "needs_of"]
 
@@ -85,12 +86,12 @@ def measure(case: Case, name: Measure, vectors: Array) -> NDArray[np.float64]:
     """The worth [n] of unit embeddings [n, E], in float64; see ``MEASURES``."""
     exact = vectors.astype(np.float64)
     if name == "cosine":
-        return np.asarray(exact @ case.text)
+        return np.asarray(matmul(exact, case.text))
     if name == "margin":
         assert case.contrast is not None
-        return np.asarray(case.logit_scale * (exact @ case.text - exact @ case.contrast))
+        return np.asarray(case.logit_scale * (matmul(exact, case.text) - matmul(exact, case.contrast)))
     assert case.labels is not None
-    logits = case.logit_scale * (exact @ case.labels.T)
+    logits = case.logit_scale * matmul(exact, case.labels.T)
     if name == "prob":
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds[:, case.truth] / odds.sum(axis=1))

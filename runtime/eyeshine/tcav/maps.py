@@ -12,6 +12,7 @@ from eyeshine.errors import OptionError
 from eyeshine.methods.passes import Model, Subject
 from eyeshine.methods.tails import directions, hidden_tokens, state_gradients, tail_graphs
 from eyeshine.tcav.vector import ConceptVector
+from eyeshine_kernels.products import matmul
 
 __all__ = ["ConceptEvidence", "ConceptMap"]
 
@@ -55,7 +56,7 @@ class ConceptMap:
         if tokens.shape[1] != len(self.concept.direction):
             got, allowed = tokens.shape[1], str(len(self.concept.direction))
             raise OptionError(f"concept {self.concept.name!r} is of another model", got=got, allowed=allowed)
-        place: NDArray[np.float32] = tokens[1:] @ self.concept.direction + np.float32(self.concept.offset)
+        place: NDArray[np.float32] = matmul(tokens[1:], self.concept.direction) + np.float32(self.concept.offset)
         return place
 
 
@@ -76,5 +77,5 @@ class ConceptEvidence(ConceptMap):
         tokens = hidden_tokens(subject, model, self.concept.blocks)
         texts, lengths = directions(subject)
         gradient = state_gradients(model, self.concept.blocks, tokens[None], texts)[0, :, 1:]
-        slope: NDArray[np.float32] = gradient @ self.concept.direction * lengths.astype(np.float32)[:, None]
+        slope: NDArray[np.float32] = matmul(gradient, self.concept.direction) * lengths.astype(np.float32)[:, None]
         return self.along(tokens) * slope
