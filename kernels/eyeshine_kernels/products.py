@@ -2,7 +2,7 @@
 
 OpenBLAS, which NumPy's wheels hold, computes a small product on the calling thread and wakes threads of its own for a
 larger one. These then spin, seen for more than 80 ms, and take what an engine's next run on the same CPUs needs: in a
-loop of explanations (B/16, 10 prompts, two CPUs) the graph took 132 ms where it takes 104, by MMEL 144 for 96. In pieces
+loop of explanations (B/16, 10 prompts, two CPUs) the graph took 132 ms where it takes 104, by MMEL 144 for 96. Here
 nothing is woken, and a product takes up to three times as long: .5 ms of all maps instead of .4, MMEL's 1.9 for 1.7.
 """
 
