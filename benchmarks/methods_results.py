@@ -66,15 +66,13 @@ _BUDGETS: Final[dict[str, dict[str, Any]]] = {
     "blur": {"stride": 2},
 }
 _BESIDE: Final = ("grad_eclip", "mmel", "attnlrp")
-_LEFT_OUT: Final = frozenset({"attention_flow"})
-"""A minute and more for each image: 17 hours for 1,000."""
 
 
 def methods(passes: bool) -> dict[str, AnyMethod]:
     """What is compared, by row: every registered method, and settings of some; those by passes, or the others."""
     rows: dict[str, AnyMethod] = {}
     for name, method in METHODS.items():
-        if name not in _LEFT_OUT and by_passes(method) == passes:
+        if by_passes(method) == passes:
             rows[name] = configure(name, _BUDGETS.get(name, {}))
             rows |= {row: configure(name, own) for row, (of, own) in _VARIANTS.items() if of == name}
     return rows

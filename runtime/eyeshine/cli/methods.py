@@ -31,7 +31,7 @@ def methods(
     """List the attribution methods: cost, what they read, what runs them in a bundle, settings, reference.
 
     Cost: "graph" (nothing beyond one run of a graph), "patches" (and arithmetic over patches), "passes" (many runs for
-    each image), "minutes" (for one image).
+    each image), "seconds" (for one image).
     """
     from eyeshine.bundle import Bundle
     from eyeshine.checks import check_choice

@@ -16,7 +16,7 @@ from eyeshine.concept import ContrastOptions
 from eyeshine.errors import OptionError, SignalError
 from eyeshine.images import load_image
 from eyeshine.methods import AttentionFlow, CheferLayers, Rollout
-from eyeshine.methods.attention_flow import flows_to_patches
+from eyeshine.methods.attention_flow import by_networkx, by_scipy
 from eyeshine_export.write import ExportOptions, export_bundle
 from oracle import normalised, relative, trace
 from tiny import tiny_config, tiny_model, tiny_source
@@ -152,46 +152,35 @@ def random_attention(seed, depth, tokens):
     return (attention + np.eye(tokens)) / 2
 
 
-def flow_of_integers(capacities, patch, scale=2**24):
-    """scipy's maximum flow, of capacities rounded to 1/scale."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import maximum_flow
-
-    depth, tokens, _ = capacities.shape
-    whole = np.zeros(((depth + 1) * tokens,) * 2, np.int32)
-    for block in range(depth):
-        above, below = slice((block + 1) * tokens, (block + 2) * tokens), slice(block * tokens, (block + 1) * tokens)
-        whole[above, below] = np.rint(capacities[block] * scale)
-    return maximum_flow(csr_array(whole), depth * tokens, patch).flow_value / scale
-
-
 @pytest.mark.parametrize(("depth", "tokens"), [(1, 4), (2, 3), (3, 6), (4, 17)])
 @pytest.mark.parametrize("seed", range(3))
-def test_flows_are_those_of_another_algorithm(seed, depth, tokens):
+def test_flows_of_integers_are_those_of_another_algorithm(seed, depth, tokens):
     capacities = random_attention(seed, depth, tokens)
-    got = list(flows_to_patches(capacities))
-    expected = [flow_of_integers(capacities, patch) for patch in range(1, tokens)]
-    assert np.abs(np.subtract(got, expected)).max() <= depth * tokens**2 / 2**24  # every capacity was rounded
+    got, expected = list(by_scipy(capacities)), list(by_networkx(capacities))
+    assert np.abs(np.subtract(got, expected)).max() <= depth * tokens**2 / 2**30  # every capacity was rounded
 
 
-def test_a_flow_is_the_smallest_cut():
+@pytest.mark.parametrize("solver", [by_scipy, by_networkx])
+def test_a_flow_is_the_smallest_cut(solver):
     """All subsets of the tokens in between, as many as there are, on two blocks."""
     capacities = random_attention(5, 2, 5)
     low, high = capacities
-    for patch, flow in enumerate(flows_to_patches(capacities), 1):
+    for patch, flow in enumerate(solver(capacities), 1):
         with_source = [[bool(bits >> token & 1) for token in range(5)] for bits in range(2**5)]
         cuts = [sum(low[t, patch] if side else high[0, t] for t, side in enumerate(sides)) for sides in with_source]
-        assert flow == pytest.approx(min(cuts), rel=1e-12)
+        assert flow == pytest.approx(min(cuts), rel=1e-12 if solver is by_networkx else 1e-7)
 
 
 def test_flow_through_a_bundle_is_that_of_the_models_attention(explainer, model):
     found = explainer.explain([photo(0), photo(1)], TEXTS, method="attention_flow")
+    slow = explainer.explain([photo(0), photo(1)], TEXTS, method=AttentionFlow(solver="networkx"))
+    assert np.abs(found.maps - slow.maps).max() <= 4 * 17**2 / 2**30 + 1e-7
     for index in range(2):
         attention = traced(explainer, model, photo(index))[1]["attention"]
         capacities = np.stack([(a[0].mean(0).detach().numpy() + np.eye(17)) / 2 for a in attention])
-        expected = [flow_of_integers(capacities, patch) for patch in range(1, 17)]
+        expected = list(by_networkx(capacities))
         for prompt in range(3):
-            assert np.abs(found.maps[index, prompt].reshape(-1) - expected).max() <= 4 * 17**2 / 2**24
+            assert np.abs(found.maps[index, prompt].reshape(-1) - expected).max() <= 1e-5
     assert [note["edges"] for note in found.details["passes"]["images"]] == [(3 * 17 + 1) * 17] * 2
 
 
@@ -200,10 +189,17 @@ def test_a_network_that_is_too_large_is_refused_before_any_flow(explainer):
         explainer.explain(photo(0), TEXTS, method=AttentionFlow(most_edges=883))
 
 
-def test_without_networkx_the_error_names_the_extra(explainer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "networkx", None)
-    with pytest.raises(OptionError, match=r"networkx.*eyeshine\[concepts\]"):
-        explainer.explain(photo(0), TEXTS, method="attention_flow")
+@pytest.mark.parametrize("solver", ["networkx", "scipy"])
+def test_without_its_library_the_error_names_the_extra(explainer, monkeypatch, solver):
+    for name in [solver, *(name for name in sys.modules if name.startswith(f"{solver}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(OptionError, match=rf"{solver}.*eyeshine\[concepts\]"):
+        explainer.explain(photo(0), TEXTS, method=AttentionFlow(solver=solver))
+
+
+def test_solvers_that_are_not_there():
+    with pytest.raises(OptionError, match="unknown solver; got 'gurobi'; allowed: scipy, networkx"):
+        AttentionFlow(solver="gurobi")
 
 
 @pytest.mark.parametrize("method", METHODS)
