@@ -38,8 +38,9 @@ def page(preset: Preset, table: Table, passes: Table, order: Sequence[str], fact
     lines = [
         "# All methods, measured",
         "",
-        f"Held-out road scenes (seeds from {facts['first_seed']:,} on, used for nothing else), the embedded model, the",
-        "class with the most visible pixels of each scene explained alone, a class that is absent as negative text.",
+        f"Held-out road scenes (seeds from {facts['first_seed']:,} on; nothing was trained, set or chosen on them),",
+        "the embedded model, the class with the most visible pixels of each scene explained alone, a class that is",
+        "absent as negative text.",
         "All rows of a table are of the same scenes under one protocol; none is copied from a paper. Insertion and",
         "deletion: softmax probability among the classes, pixels shown on the blurred image (25 to 100 %), or patches",
         "replaced by the mean colour (0 to 25 %; degradation is the mean cosine of the same images), area by",

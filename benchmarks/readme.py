@@ -150,8 +150,8 @@ def _sentence(row: Row) -> str | None:
         )
     if row.group == "loop" and row.case == "explain-10" and row.ratio is not None:
         return (
-            f"Each in a loop of its own, with nothing else in between, explaining 10 prompts with {_TITLES[row.model]} "
-            f"takes {row.ratio:.2f} x the plain encoder."
+            f"Three times in a row, as in a camera's loop, explaining 10 prompts with {_TITLES[row.model]} takes "
+            f"{row.ratio:.2f} x the plain encoder three times in a row."
         )
     return None
 

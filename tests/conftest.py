@@ -1,8 +1,10 @@
 """Fixtures that tests of several packages share, and what must be set before any of them imports triton."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,21 +43,35 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def left_running_ms() -> Callable[[Callable[[], object]], float]:
-    """CPU time that this process takes in 60 ms of sleep after a call: of threads that the call left spinning.
+def left_running() -> Callable[[Callable[[], object]], int]:
+    """Threads of this process that a call leaves running: those that are seen so each time, for 20 ms after it.
 
-    Skips where NumPy's own large product leaves none (one CPU, another BLAS): nothing could be seen there.
+    Skips where NumPy's own large product leaves none (one CPU, another BLAS) or the system has no /proc: nothing could
+    be seen there. The state tells a thread that spins from one that sleeps however little of a busy CPU it gets.
     """
+    tasks = Path("/proc/self/task")
 
-    def measure(call: Callable[[], object]) -> float:
+    def running() -> set[str]:
+        found = set()
+        for task in tasks.iterdir():
+            with suppress(OSError):  # it may end meanwhile
+                if (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                    found.add(task.name)
+        return found - {str(threading.get_native_id())}
+
+    def measure(call: Callable[[], object]) -> int:
         call()
-        time.sleep(0.15)  # so long spin those that were woken before
+        deadline = time.monotonic() + 1
+        while running() and time.monotonic() < deadline:  # what was woken before goes to sleep
+            time.sleep(0.02)
         call()
-        before = time.process_time()
-        time.sleep(0.06)
-        return (time.process_time() - before) * 1e3
+        seen = []
+        for _ in range(5):
+            time.sleep(0.004)
+            seen.append(running())
+        return len(set.intersection(*seen))
 
     large = np.ones((400, 400), np.float32)
-    if max(measure(lambda: large @ large) for _ in range(3)) < 40:
-        pytest.skip("NumPy's products leave no thread spinning here")
+    if not tasks.is_dir() or not max(measure(lambda: large @ large) for _ in range(10)):
+        pytest.skip("NumPy's products leave no thread running here")
     return measure

@@ -170,6 +170,17 @@ def test_reference_is_the_reading(options, grid, assert_close):
     np.testing.assert_allclose(double.semantics, semantics, rtol=1e-9, atol=1e-12)
 
 
+def test_twelve_blocks_with_weights_of_their_own(assert_close):
+    named = inputs(1, 12, 2, (5, 4), 8, seed=3)
+    assert len(set(named["layer_weights"].tolist())) == 12
+    got = multiscale(**named, grid=(5, 4), options=RESOLUTION)
+    maps, semantics = slow(named, (5, 4), RESOLUTION)
+    assert_close(got.maps, maps)
+    assert_close(got.semantics, semantics)
+    equal = multiscale(**{**named, "layer_weights": None}, grid=(5, 4), options=RESOLUTION)
+    assert np.abs(got.semantics - equal.semantics).max() > 0.01 * np.abs(equal.semantics).max()
+
+
 def test_the_gate_is_neither_constant_nor_saturated():
     """What the printed form is (B4); the spread and the change of order are those that the reading states."""
     named = inputs(1, 4, 1, (14, 14), 64)

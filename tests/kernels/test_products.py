@@ -23,10 +23,12 @@ SHAPES = [
     ((0, 3), (3, 4)),
     ((2, 0), (0, 4)),
     ((3, 4), (4, 0)),
-    ((2, 300_000), (300_000, 2)),
-    ((9, 40_000), (40_000, 9)),
+    ((8, 300_000), (300_000, 8)),
+    ((3, 20_000), (20_000,)),
+    ((899, 513), (513,)),
+    ((100, 16), (16, 576)),
 ]
-LARGE = [shapes for shapes in SHAPES if np.prod(shapes[0]) * np.prod(shapes[1][-1:]) > 300_000]
+LARGE = [shapes for shapes in SHAPES if np.prod(shapes[0]) * np.prod(shapes[1][1:]) > 50_000]
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
@@ -54,6 +56,8 @@ def test_views_that_are_not_contiguous():
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="matmul"):
         matmul(np.ones((300, 300)), np.ones((200, 300)))
+    with pytest.raises(ValueError, match="matmul"):
+        matmul(np.ones((0, 3)), np.ones((4, 400_000)))
 
 
 def test_a_tensor_is_left_to_torch():
@@ -73,12 +77,13 @@ def test_gram_is_the_product_with_itself(count, width):
 
 
 @pytest.mark.parametrize("shapes", LARGE, ids=str)
-def test_no_thread_spins_after_a_product(shapes, left_running_ms):
-    left, right = (np.ones(shape, np.float32) for shape in shapes)
-    assert left_running_ms(lambda: matmul(left, right)) < 20
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_thread_spins_after_a_product(shapes, dtype, left_running):
+    left, right = (np.ones(shape, dtype) for shape in shapes)
+    assert left_running(lambda: matmul(left, right)) == 0
 
 
-@pytest.mark.parametrize(("count", "width"), [(196, 768), (576, 64)])
-def test_no_thread_spins_after_a_gram_matrix(count, width, left_running_ms):
+@pytest.mark.parametrize(("count", "width"), [(196, 768), (576, 1024)])
+def test_no_thread_spins_after_a_gram_matrix(count, width, left_running):
     vectors = np.ones((count, width), np.float32)
-    assert left_running_ms(lambda: gram(vectors)) < 20
+    assert left_running(lambda: gram(vectors)) == 0

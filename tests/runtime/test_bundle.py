@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eyeshine import Bundle, Explainer
@@ -198,6 +199,17 @@ def test_a_graph_or_signal_that_is_not_there_says_how_to_export_it(copy):
         opened.graph("fourier")
     with pytest.raises(SignalError, match="--layers 4"):
         opened.cheapest(frozenset({"gradient"}), blocks=4)
+
+
+def test_golden_values_of_one_graph_are_what_it_is_checked_with(copy):
+    bundle = Bundle.open(copy)
+    everything = bundle.golden()
+    for name in bundle.manifest.graphs:
+        own, graph = bundle.golden(name), bundle.graph(name)
+        assert own.keys() < everything.keys()
+        assert {f"in/{key}" for key in graph.inputs} & everything.keys() == {k for k in own if k.startswith("in/")}
+        assert {k for k in everything if k.startswith((f"{name}/", "image/"))} == {k for k in own if k[:3] != "in/"}
+        assert all(np.array_equal(own[key], everything[key]) for key in own)
 
 
 def test_golden_values_hold_no_pickle(copy):

@@ -75,7 +75,7 @@ def resolution_reference(
         products = np.stack([gram(centre) for centre in queries[image] - mean])
         for rows, columns in resizes:
             scores = _z_scores(_spread(products, shares[image], rows, columns, least, options.temperature))
-            semantics[image] += np.tensordot(weights / len(resizes), scores, 1).T
+            semantics[image] += matmul(weights / len(resizes), scores.reshape(blocks, -1)).reshape(patches, -1).T
     gate = options.beta * semantics / 2
     enhanced = evidence * (1 + options.alpha * (0.5 + 0.5 * np.tanh(gate)))  # sigmoid(x), without its overflow
     if options.rho:

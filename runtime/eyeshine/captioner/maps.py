@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.errors import OptionError
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Form", "MapOptions", "earlier_words", "layer_maps"]
 
@@ -81,17 +82,17 @@ def layer_maps(signals: Mapping[str, Array], keys: Array, values: Array, form: F
     if form == "attention":
         attention = signals["cross_attention"]
         heads = attention.shape[2]
-        evidence = _per_head(gradient, heads) @ np.swapaxes(_per_head(values, heads), -1, -2)
+        evidence = matmul(_per_head(gradient, heads), np.swapaxes(_per_head(values, heads), -1, -2))
         result: Array = np.maximum(attention * evidence, 0).sum(axis=(2, 3))
         return result
-    evidence = np.maximum(gradient @ np.swapaxes(values, -1, -2), 0)
+    evidence = np.maximum(matmul(gradient, np.swapaxes(values, -1, -2)), 0)
     summed: Array = (_spatial_weights(signals["cross_query"], keys) * evidence).sum(axis=2)
     return summed
 
 
 def _spatial_weights(query: Array, keys: Array) -> Array:
     """λ [B, L, T, N]: cosines of queries [B, L, T, D] and keys [L, N, D], brought to 0..1 over the patches."""
-    cosines = _unit(query) @ np.swapaxes(_unit(keys), -1, -2)
+    cosines = matmul(_unit(query), np.swapaxes(_unit(keys), -1, -2))
     low, high = cosines.min(-1, keepdims=True), cosines.max(-1, keepdims=True)
     spread = high - low
     weights: Array = np.divide(cosines - low, spread, out=np.zeros_like(cosines), where=spread > CONSTANT_COSINES)

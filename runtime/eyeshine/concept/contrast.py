@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from eyeshine.concept.candidates import load_candidates
 from eyeshine.errors import OptionError
 from eyeshine.targets import Target, with_others
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Contrast", "ContrastOptions", "contrast_target"]
 
@@ -89,10 +90,10 @@ def contrast_target(
     """
     candidates = load_candidates(options.candidates)
     vectors, wanted = encode(candidates), encode(texts)
-    logits = logit_scale * (images @ vectors.T)
+    logits = logit_scale * matmul(images, vectors.T)
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    alike = wanted @ vectors.T
+    alike = matmul(wanted, vectors.T)
     choices = [
         [_choose(text, candidates, row, alike[p], options.top) for p, text in enumerate(texts)] for row in probabilities
     ]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from eyeshine.concept import load_candidates
 from eyeshine.dual.options import DualOptions
 from eyeshine.explanation import Explanation
+from eyeshine_kernels.products import matmul
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
@@ -62,7 +63,7 @@ def evaluate_concepts(
 def negatives(explainer: Explainer, own: list[str], found: Found, options: DualOptions) -> list[str]:
     """For every text the present candidate least like it (section III-F); where none is present, the likeliest."""
     candidates = load_candidates(options.candidates)
-    cosines = explainer.encode_texts(own) @ explainer.encode_texts(candidates).T
+    cosines = matmul(explainer.encode_texts(own), explainer.encode_texts(candidates).T)
     chosen = []
     for text, row in zip(own, cosines, strict=True):
         others = [(float(row[k]), found.odds_of(c), c) for k, c in enumerate(candidates) if c != text]

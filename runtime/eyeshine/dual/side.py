@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eyeshine.dual.comparison import Shape, compare, shape_of
 from eyeshine.dual.concepts import Concept
 from eyeshine.dual.verdict import Signals
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Side", "presence", "read_signals"]
 
@@ -83,7 +84,7 @@ def read_signals(asked: Side, said: Side, image: float, blind: Array | None) -> 
         answer_presence=float(said.presence.min()) if said.concepts else None,
         rival_presence=_rival(asked, said),
         image=image,
-        text_similarity=_highest(asked.vectors @ said.vectors.T),
+        text_similarity=_highest(matmul(asked.vectors, said.vectors.T)),
         blind_similarity=_guessed_again(said, blind),
         map_similarity=_map_similarity(asked, said),
         prompt_second=asked.shapes[0].second if len(asked.concepts) == 1 else None,
@@ -100,7 +101,7 @@ def _guessed_again(said: Side, blind: Array | None) -> float | None:
     """How like the blind answer the answer is in the concept that is least like it: one that is new was seen."""
     if blind is None or not len(blind) or not said.concepts:
         return None
-    return float((said.vectors @ blind.T).max(axis=1).min())
+    return float(matmul(said.vectors, blind.T).max(axis=1).min())
 
 
 def _map_similarity(asked: Side, said: Side) -> float | None:
@@ -113,6 +114,6 @@ def _rival(asked: Side, said: Side) -> float | None:
     """Log odds of the most present concept that the prompt offered and the answer did not take."""
     if not said.concepts:
         return None
-    taken = set((asked.vectors @ said.vectors.T).argmax(axis=0).tolist()) if asked.concepts else set()
+    taken = set((matmul(asked.vectors, said.vectors.T)).argmax(axis=0).tolist()) if asked.concepts else set()
     left = [float(value) for index, value in enumerate(asked.presence) if index not in taken]
     return max(left, default=None)

@@ -19,6 +19,7 @@ from eyeshine.interventions.changes import Changes, as_patches, head_values_of
 from eyeshine.interventions.result import Intervention, Sweep, What
 from eyeshine.methods.masking import patch_frames
 from eyeshine.texts import check_texts
+from eyeshine_kernels.products import matmul
 
 if TYPE_CHECKING:
     from eyeshine.opened import Opened
@@ -43,7 +44,7 @@ def intervene(
     listed, bench = check_texts(texts), Bench(explainer, sessions)
     vectors = explainer.encode_texts(listed, truncate=truncate)
     graph, both = (_changed if changes.region is None else _replaced)(bench, image, changes)
-    before, after = both @ vectors.T
+    before, after = matmul(both, vectors.T)
     return Intervention(
         texts=tuple(listed),
         changes=changes.describe(),
@@ -83,7 +84,7 @@ def ablate_each(
         if what != "heads":
             raise OptionError("head_values stand in place of ablated heads", got=f"a sweep of {what}")
         gates["head_values"] = head_values_of(head_values, bench.manifest)
-    found = bench.gated(bench.prepare(image)[0][None], gates) @ vectors.T
+    found = matmul(bench.gated(bench.prepare(image)[0][None], gates), vectors.T)
     return Sweep(
         what=what,
         texts=tuple(listed),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from eyeshine.methods.base import Array, BlockSignals, need
+from eyeshine_kernels.products import matmul
 
 __all__ = ["AttentionGradCam"]
 
@@ -32,4 +33,4 @@ class AttentionGradCam:
         images, heads, _ = attention.shape
         along = gradient * values.mean(1)[:, None]
         weights = along.reshape(images, prompts, heads, -1).sum(-1)
-        return (weights @ attention / heads).clip(0)
+        return (matmul(weights, attention) / heads).clip(0)

@@ -11,6 +11,7 @@ from eyeshine.methods.base import Array, BlockSignals, need
 from eyeshine_kernels.backend import Backend
 from eyeshine_kernels.head_scores import head_scores
 from eyeshine_kernels.normalize import normalize
+from eyeshine_kernels.products import matmul
 from eyeshine_kernels.relevance import RelevanceOptions, relevance
 
 __all__ = ["ConceptAttribution"]
@@ -90,5 +91,5 @@ class ConceptAttribution:
 
 def _chosen_attention(weights: Array, attention: Array) -> Array:
     """Attention [B, K, H, T] of the class token, weighed by [B, P, K, H] over heads: to the patches, [B, P, K, N]."""
-    per_block = weights.swapaxes(1, 2) @ attention[..., 1:]
+    per_block = matmul(weights.swapaxes(1, 2), attention[..., 1:])
     return per_block.swapaxes(1, 2)

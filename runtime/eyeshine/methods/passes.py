@@ -122,7 +122,7 @@ class PassesMethod(Protocol):
         graphs: names of the graphs that it runs; a bundle without one of them is refused before the first pass.
         needs: as for any method.
         uses_text: whether its map depends on the text.
-        cost: "passes".
+        cost: "passes", or "seconds" for an image.
         reference: paper or code it comes from.
     """
 

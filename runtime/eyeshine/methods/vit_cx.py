@@ -15,6 +15,7 @@ from eyeshine.gates import GATES, open_gates
 from eyeshine.methods.passes import Model, Subject
 from eyeshine.preprocess import CropBox
 from eyeshine.upsample import to_image
+from eyeshine_kernels.products import matmul
 
 __all__ = ["VitCx", "cluster_masks", "complete_linkage", "cosine_distances"]
 
@@ -110,9 +111,9 @@ def cosine_distances(maps: Array, size: tuple[int, int]) -> NDArray[np.float64]:
     grams = []
     for cells, pixels in zip(maps.shape[1:], size, strict=True):
         enlarged = to_image(np.eye(cells, dtype=np.float32)[:, :, None], CropBox.whole(pixels, 1))[..., 0]
-        grams.append(enlarged.astype(np.float64) @ enlarged.T)
+        grams.append(matmul(enlarged.astype(np.float64), enlarged.T))
     small, flat = maps.astype(np.float64), (len(maps), grams[0].shape[0] * grams[1].shape[0])
-    products = (grams[0] @ small @ grams[1]).reshape(flat) @ small.reshape(flat).T
+    products = matmul(matmul(matmul(grams[0], small), grams[1]).reshape(flat), small.reshape(flat).T)
     lengths = np.sqrt(np.diagonal(products))
     return np.asarray(1 - products / np.outer(lengths, lengths))
 

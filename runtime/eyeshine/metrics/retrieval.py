@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from eyeshine.checks import check_choice, check_whole
 from eyeshine.metrics.base import Direction, View
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Recall", "edited", "hits", "prepare_caption"]
 
@@ -110,7 +111,7 @@ def hits(
     best, ties = np.full(len(unique), -np.inf), np.zeros(len(unique))
     own = np.empty(len(captions))  # of a caption with its image
     for start in range(0, len(images), _IMAGES):
-        cosines = images[start : start + _IMAGES] @ vectors.T
+        cosines = matmul(images[start : start + _IMAGES], vectors.T)
         here = (owners >= start) & (owners < start + len(cosines))
         own[here] = cosines[owners[here] - start, place[here]]
         top = cosines.max(axis=0)

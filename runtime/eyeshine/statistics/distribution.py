@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyeshine.errors import OptionError
+from eyeshine_kernels.products import matmul
 
 __all__ = ["Around", "as_distribution", "distance", "entropy_bits"]
 
@@ -74,7 +75,7 @@ def distance(
         raise OptionError("grid of patches", got=grid, allowed=f"rows and columns of {shares.shape[-1]} patches")
     places = np.stack(np.meshgrid(*(np.arange(size) for size in grid), indexing="ij"), -1).reshape(-1, 2) * cell
     if around == "centre":
-        origin = shares @ places
+        origin = matmul(shares, places)
     elif around == "peak":
         origin = places[shares.argmax(-1)]
     elif _on_grid(around, grid):

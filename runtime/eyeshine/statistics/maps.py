@@ -76,7 +76,7 @@ def share_inside(explanation: Explanation, region: ArrayLike, image: int = 0) ->
     """
     _check_image(explanation, image)
     gaze = _region(np.asarray(region, np.float64), explanation.images[image].shape[:2])
-    result: Array = _heat(explanation, image) @ (gaze / gaze.max()).reshape(-1)
+    result: Array = (_heat(explanation, image) * (gaze / gaze.max()).reshape(-1)).sum(-1)
     return result
 
 

@@ -16,6 +16,7 @@ from eyeshine.datasets import Content, Sample
 from eyeshine.errors import EngineError, ImageError, TextError
 from eyeshine.explanation import Explanation
 from eyeshine.metrics import Score, evaluate
+from eyeshine_kernels.products import matmul
 
 if TYPE_CHECKING:
     from eyeshine.explainer import Explainer
@@ -132,7 +133,7 @@ def _items(study: Study, explainer: Explainer, content: Content, embedding: NDAr
         assert content.label is not None
         labels = study.dataset.labels
         explainer.texts.reserve(len(labels))
-        best = int(np.argmax(explainer.encode_texts(labels, truncate=study.truncate) @ embedding))
+        best = int(np.argmax(matmul(explainer.encode_texts(labels, truncate=study.truncate), embedding)))
         scored = labels[content.label]
         own = next((item for item in items if item.text == scored), _Item("truth", scored, scored, None, None))
         items.append(replace(own, role="predicted", text=labels[best]))
