@@ -62,7 +62,7 @@ def markdown(rows: Sequence[Row], gpu: Sequence[Row] = ()) -> str:
         if found:
             cells = (_cell(found[model]) if model in found else "" for model in models)
             lines.append(f"| {spec.title} | " + " | ".join(cells) + " |")
-    beside = [sentence for row in rows if (sentence := _sentence(row))]
+    beside = [*(sentence for row in rows if (sentence := _sentence(row))), *_loops(rows)]
     return "\n".join([*lines, "", _conditions(rows[0]), *beside, "", gpu_markdown(gpu)])
 
 
@@ -148,12 +148,18 @@ def _sentence(row: Row) -> str | None:
             f"Explaining 10 prompts in turn with another session, {row.rounds} rounds of {_TITLES[row.model]}: "
             f"p99 is {row.p99_ms / row.p50_ms:.2f} x p50."
         )
-    if row.group == "loop" and row.case == "explain-10" and row.ratio is not None:
-        return (
-            f"Three times in a row, as in a camera's loop, explaining 10 prompts with {_TITLES[row.model]} takes "
-            f"{row.ratio:.2f} x the plain encoder three times in a row."
-        )
     return None
+
+
+def _loops(rows: Sequence[Row]) -> list[str]:
+    """One sentence on cases that run several times in a row."""
+    found = [row for row in rows if row.group == "loop" and row.case == "explain-10" and row.ratio is not None]
+    ratios = ", ".join(f"{row.ratio:.2f} x with {_TITLES[row.model]}" for row in found)
+    return (
+        [f"In a row, as in a camera's loop, explaining 10 prompts takes {ratios} of the plain encoder."]
+        if found
+        else []
+    )
 
 
 def _conditions(row: Row) -> str:
