@@ -184,6 +184,18 @@ def test_embeddings_and_contrasts_at_any_size(bundle):
     assert found.maps.shape == (1, 1, 6, 11)
 
 
+def test_texts_are_explained_for_photos_of_different_sizes(tmp_path):
+    export_bundle(tiny_source(RAW), tmp_path / "both", ExportOptions(signals=("sizes", "words")))
+    explainer = Explainer.load(tmp_path / "both", resize="keep")
+    photos = [photo(70, 101), photo(50, 90)]
+    found = explainer.explain(photos, ["red car", "green tree"], side="text")
+    embeddings = np.concatenate([explainer.encode_images(one) for one in photos])
+    assert np.abs(found.similarities - embeddings @ explainer.encode_texts(["red car", "green tree"]).T).max() <= 1e-5
+    alone = explainer.explain(photos[1], ["red car"], side="text")
+    assert [word for word, _ in alone.words()] == ["red", "car"]
+    assert relative(alone.relevance[0, 0], found.relevance[1, 0]) <= 1e-4
+
+
 def test_what_any_size_does_not_do_is_said(bundle, tiny_bundle):
     explainer = Explainer.load(bundle, resize="keep")
     with pytest.raises(ImageError, match=r"one size.*48x88, 88x48.*one after the other"):

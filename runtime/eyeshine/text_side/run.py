@@ -135,9 +135,7 @@ def explain_texts(
     """
     clock, method = call.clock, call.method
     if vectors is None:
-        encoder = explainer.encoder(max_batch)
-        frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in as_list(images))
-        vectors = np.stack(list(encoder.stream(frames)))
+        vectors = _encoded(explainer, as_list(images), max_batch)
         clock.lap("images")
     else:
         clock.skip()  # that was the image side
@@ -151,6 +149,14 @@ def explain_texts(
         signed=bool(getattr(method, "signed", False)), bundle=explainer.bundle.name, timings_ms=clock.timings_ms(),
         engine={**explainer.options.metadata(), "provider": call.session.provider, "graph": call.graph, **facts},
     )  # fmt: skip
+
+
+def _encoded(explainer: Explainer, images: Sequence[ImageLike], max_batch: int) -> Array:
+    """[B, E]; images that keep their sizes go one by one."""
+    if explainer.preprocess.resize == "keep":
+        return np.concatenate([explainer.encode_images(image) for image in images])
+    frames = (explainer.preprocess.prepare(load_image(image)).pixels for image in images)
+    return np.stack(list(explainer.encoder(max_batch).stream(frames)))
 
 
 def explain_tokens(
