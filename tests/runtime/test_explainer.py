@@ -226,8 +226,11 @@ def test_both_sides_of_an_image_of_another_size():
     found = kept.explain(photo(1, 24, 48), ["a tree", "a red car"], side="both")
     assert found.patch_grid == (3, 6)
     assert np.allclose(found.text_side.similarities, found.similarities, atol=1e-5)
+    alone = kept.explain(photo(1, 24, 48), ["a tree", "a red car"], side="text")
+    assert np.allclose(alone.similarities, found.similarities, atol=1e-5)
+    assert np.allclose(alone.relevance, found.text_side.relevance, rtol=1e-3, atol=1e-6)
     with pytest.raises(OptionError, match="own size"):
-        kept.explain(photo(1, 24, 48), ["a tree"], side="text")
+        kept.explain(photo(1, 24, 48), ["a tree"], side="text", text_method="nib")
 
 
 def test_templates_are_averaged_on_the_sphere(tiny_bundle, explainer):
