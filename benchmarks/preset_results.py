@@ -25,7 +25,7 @@ from eyeshine.text_side import TEXT_METHODS
 _ROOT = Path(__file__).parent.parent
 SEEDS: Final = (0, 1, 2)
 LONGEST: Final = "imagenet"
-"""Two labels, three seeds, and two curves of 21 photos for every map: it takes as long as all others together."""
+"""Two labels, three seeds, and two curves of 21 photos for every map: most of a scene's time."""
 
 
 def study(name: str, scenes: int) -> Study:
