@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import environment
+from benchmarks.notes import write_page
 from eyeshine import Explainer, roads
 from eyeshine.concept import ConceptOptions
 from eyeshine.methods import METHODS, AnyMethod, ConceptAttribution
@@ -38,7 +39,6 @@ from eyeshine_kernels.head_scores import Strategy
 
 FIRST = roads.HELD_OUT_FROM + 600_000
 """First seed; held out, and used for nothing else."""
-NOTES = "<!-- what was seen: written by hand, kept when the tables are made anew -->"
 ALPHAS, BETAS = (0.0, 0.5, 0.8, 1.0), (0.25, 0.5, 1.0, 2.0, 10.0)
 STRATEGIES: Final[tuple[Strategy, ...]] = ("layers", "heads", "both")
 _POINTS = 10
@@ -175,9 +175,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = settings()
     told = measure(Explainer.load(threads=given.threads), given.scenes, rows)
-    notes = given.out.read_text("utf-8").partition(NOTES) if given.out.is_file() else ("", "", "")
-    page = markdown(rows, told, given.scenes)
-    given.out.write_text(f"{page}\n\n{NOTES}{notes[2] or chr(10)}", "utf-8")
+    write_page(given.out, markdown(rows, told, given.scenes) + "\n\n")
     record = {
         "scenes": given.scenes,
         "machine": environment.machine(),

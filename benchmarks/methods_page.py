@@ -10,9 +10,8 @@ import numpy as np
 from benchmarks import environment
 from eyeshine.study import Preset, Table
 
-__all__ = ["CHEAP", "NOTES", "page", "winner"]
+__all__ = ["CHEAP", "page", "winner"]
 
-NOTES: Final = "<!-- what was seen: written by hand, kept when the tables are made anew -->"
 CHEAP: Final = 1.05
 """A default method may cost so many plain forwards: the project's promise is an explanation in the same pass."""
 

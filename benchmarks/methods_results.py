@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import environment
-from benchmarks.methods_page import NOTES, page
+from benchmarks.methods_page import page
+from benchmarks.notes import write_page
 from benchmarks.rows import CPU_ROWS, read
 from eyeshine import Explainer
 from eyeshine.datasets import Roads
@@ -124,8 +125,7 @@ def report(folder: Path, counts: Mapping[str, int], shards: int, out: Path, rows
         "by_passes": _numbers(passes),
     }
     rows.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    notes = out.read_text("utf-8").partition(NOTES)[2] if out.is_file() else "\n"
-    out.write_text(page(EVERYTHING, table, passes, order, facts) + NOTES + notes, "utf-8")
+    write_page(out, page(EVERYTHING, table, passes, order, facts))
 
 
 def _numbers(table: Table) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import environment
-from benchmarks.methods_page import NOTES
+from benchmarks.notes import write_page
 from eyeshine import Explainer
 from eyeshine.datasets import Roads
 from eyeshine.methods import METHODS, AnyMethod, by_passes
@@ -77,8 +77,7 @@ def main(given: Sequence[str] | None = None) -> None:
     # A fork would copy the engine's threads and their locks. The longest goes first.
     with multiprocessing.get_context("spawn").Pool(len(os.sched_getaffinity(0))) as pool:
         pool.map(one, sorted(names, key=lambda name: name != LONGEST), chunksize=1)
-    notes = options.out.read_text("utf-8").partition(NOTES)[2] if options.out.is_file() else "\n"
-    options.out.write_text(page(options.work, names) + NOTES + notes, "utf-8")
+    write_page(options.out, page(options.work, names))
 
 
 if __name__ == "__main__":

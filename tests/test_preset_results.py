@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks import preset_results
+from benchmarks.notes import NOTES
 
 from eyeshine.methods import METHODS, by_passes
 from eyeshine.study import PRESETS
@@ -33,7 +34,7 @@ def test_reports_become_sections_without_pictures_and_notes_stay(tmp_path, monke
 
 def test_one_preset_runs_and_what_was_written_by_hand_is_kept(tmp_path):
     out = tmp_path / "page.md"
-    out.write_text(f"STALE\n{preset_results.NOTES}\n\nby hand\n", "utf-8")
+    out.write_text(f"STALE\n{NOTES}\n\nby hand\n", "utf-8")
     given = ["--preset", "degradation", "--scenes", "1", "--work", tmp_path / "work", "--out", out]
     preset_results.main(list(map(str, given)))
     text = out.read_text("utf-8")

@@ -114,6 +114,6 @@ def _rival(asked: Side, said: Side) -> float | None:
     """Log odds of the most present concept that the prompt offered and the answer did not take."""
     if not said.concepts:
         return None
-    taken = set((matmul(asked.vectors, said.vectors.T)).argmax(axis=0).tolist()) if asked.concepts else set()
+    taken = set(matmul(asked.vectors, said.vectors.T).argmax(axis=0).tolist()) if asked.concepts else set()
     left = [float(value) for index, value in enumerate(asked.presence) if index not in taken]
     return max(left, default=None)

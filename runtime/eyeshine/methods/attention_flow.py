@@ -85,10 +85,9 @@ def by_scipy(capacities: NDArray[np.float64]) -> Iterator[float]:
     except ImportError as error:
         raise _not_installed("scipy", error) from error
     depth, tokens, _ = capacities.shape
-    above, below = (part.reshape(-1) for part in np.broadcast_arrays(*_ends(depth, tokens)))
-    asked = slice(((depth - 1) * tokens + 1) * tokens)  # of the last block the class token's row alone
-    whole = np.rint(capacities.reshape(-1)[asked] * _UNITS).astype(np.int32)
-    network = csr_array((whole, (above[asked], below[asked])), shape=((depth + 1) * tokens,) * 2)
+    above, below, own = _edges(capacities)
+    whole = np.rint(own * _UNITS).astype(np.int32)
+    network = csr_array((whole, (above, below)), shape=((depth + 1) * tokens,) * 2)
     for patch in range(1, tokens):
         yield float(maximum_flow(network, depth * tokens, patch).flow_value) / _UNITS
 
@@ -106,13 +105,8 @@ def by_networkx(capacities: NDArray[np.float64]) -> Iterator[float]:
         raise _not_installed("networkx", error) from error
     depth, tokens, _ = capacities.shape
     network = DiGraph()
-    for block, own in enumerate(capacities.tolist()):
-        rows = own if block < depth - 1 else own[:1]
-        network.add_weighted_edges_from(
-            (((block + 1) * tokens + above, block * tokens + below, capacity)
-             for above, row in enumerate(rows) for below, capacity in enumerate(row)),
-            weight="capacity",
-        )  # fmt: skip
+    edges = (column.tolist() for column in _edges(capacities))
+    network.add_weighted_edges_from(zip(*edges, strict=True), weight="capacity")
     # Made once: it is most of the work of a flow. Of networkx's algorithms this one was the fastest, .3 s a flow on
     # 194,000 edges; preflow_push took .4 s, boykov_kolmogorov 1 s, dinitz 30 s.
     residual = build_residual_network(network, "capacity")
@@ -127,10 +121,13 @@ _UNITS = 2**30
 _SOLVERS = {"scipy": by_scipy, "networkx": by_networkx}
 
 
-def _ends(depth: int, tokens: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Nodes above, [L, T, 1], and below, [L, 1, T], of all edges."""
+def _edges(capacities: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Node above, node below and capacity of every edge; of the last block the class token's row alone is asked for."""
+    depth, tokens, _ = capacities.shape
     block, token = np.arange(depth, dtype=np.int32)[:, None, None] * tokens, np.arange(tokens, dtype=np.int32)
-    return block + tokens + token[:, None], block + token[None]
+    above, below, own = np.broadcast_arrays(block + tokens + token[:, None], block + token, capacities)
+    asked = slice(((depth - 1) * tokens + 1) * tokens)
+    return above.reshape(-1)[asked], below.reshape(-1)[asked], own.reshape(-1)[asked]
 
 
 def _not_installed(library: str, error: ImportError) -> OptionError:

@@ -30,13 +30,6 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def photo():
-    return lambda seed=0, height=60, width=90: np.random.default_rng(seed).integers(
-        0, 256, (height, width, 3), dtype=np.uint8
-    )
-
-
-@pytest.fixture(scope="session")
 def model():
     """open_clip's model of the same weights, float64."""
     from tiny import tiny_config, tiny_model

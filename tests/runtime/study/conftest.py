@@ -1,13 +1,11 @@
-"""A tiny model, and studies over a few scenes."""
+"""Studies over a few scenes."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import pytest
 
-from eyeshine import Explainer
 from eyeshine.datasets import Roads
 from eyeshine.errors import UnknownWordsWarning
 from eyeshine.methods import METHODS
@@ -20,11 +18,6 @@ def _words():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnknownWordsWarning)
         yield
-
-
-@pytest.fixture(scope="session")
-def tiny(tiny_bundle: Path) -> Explainer:
-    return Explainer.load(tiny_bundle, threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from eyeshine.datasets import Roads, Sample
 from eyeshine.errors import EngineError, ImageError, OptionError, OutputError, SignalError
 from eyeshine.methods import METHODS, GradEclip
 from eyeshine.metrics import Deletion, Steps
-from eyeshine.study import PRESETS, Column, Preset, Study, drop_failed, files, get_preset, read_records, run
+from eyeshine.study import PRESETS, Column, Preset, drop_failed, files, get_preset, read_records, run
 from eyeshine.study.parquet import write_parquet
 from eyeshine.study.records import HEADER, RECORDS, Records
 from eyeshine.study.sample import examine_maps
@@ -169,7 +169,7 @@ from eyeshine.datasets import Roads
 from eyeshine.methods import METHODS
 from eyeshine.study import PRESETS, Study, run
 methods = {name: METHODS[name] for name in ("grad_eclip", "attention")}
-study = Study(dataset=Roads(4, texts="label", size=64), methods=methods, preset=PRESETS["confidence"])
+study = Study(dataset=Roads(4, texts="captions", size=64), methods=methods, preset=PRESETS["confidence"])
 def after(done):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -177,14 +177,12 @@ run(study, Explainer.load(sys.argv[1], threads=1), Path(sys.argv[2]), after=afte
 """
 
 
-def test_a_killed_process_loses_no_record_and_a_second_one_counts_none_twice(tiny, tmp_path):
+def test_a_killed_process_loses_no_record_and_a_second_one_counts_none_twice(tiny, study_of, tmp_path):
     call = [sys.executable, "-W", "ignore", "-c", _KILLED, tiny.bundle.folder, tmp_path]
     assert subprocess.run(call, check=False, capture_output=True).returncode == -signal.SIGKILL
     before = contents(tmp_path)
     assert len(before) == 6
-    methods = {name: METHODS[name] for name in ("grad_eclip", "attention")}
-    study = Study(dataset=Roads(4, texts="label", size=64), methods=methods, preset=PRESETS["confidence"])
-    assert run(study, tiny, tmp_path, resume=True) == 2
+    assert run(study_of("confidence"), tiny, tmp_path, resume=True) == 2
     found = contents(tmp_path)
     assert found[:6] == before
     assert len({(record["key"], record["method"]) for record in found}) == len(found) == 8
